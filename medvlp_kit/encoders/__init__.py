@@ -1,0 +1,1 @@
+"""Image and text encoders. Every family returns the same two feature types."""

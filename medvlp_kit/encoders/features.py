@@ -1,0 +1,25 @@
+"""What encoders return, whatever their family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """pooled (B, D), patches (B, N, D) row by row from the top left, grid (h, w) with h * w = N."""
+
+    pooled: Tensor
+    patches: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """pooled (B, D), tokens (B, T, D), mask (B, T) bool, True on real tokens."""
+
+    pooled: Tensor
+    tokens: Tensor
+    mask: Tensor

@@ -1,0 +1,17 @@
+"""What fusion returns, whatever its style."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FusedFeatures:
+    """pooled (B, D), patches (B, N, D) and tokens (B, T, D) after they have met, mask (B, T) of the tokens."""
+
+    pooled: Tensor
+    patches: Tensor
+    tokens: Tensor
+    mask: Tensor
