@@ -1,0 +1,124 @@
+"""The phantom chest radiograph: scenes to pictures and to the regions of their signs.
+
+Teaching phantoms, not clinical images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import KitError, unknown
+from ..study import Region
+from . import signs
+from .anatomy import LEFT, RIGHT
+from .frontal import Frontal
+from .scene import SIDES, Scene
+
+VIEWS = ("frontal", "lateral")
+CHUNK = 16  # exams drawn at once: large enough for the vector units, small enough for the cache
+SMALLEST = 16
+
+
+def check(size: int, view: str) -> None:
+    if view not in VIEWS:
+        raise unknown("view", view, VIEWS)
+    if isinstance(size, bool) or not isinstance(size, int) or size < SMALLEST:
+        raise KitError(f"a phantom of size {size!r} cannot be drawn: give a whole number of pixels, at least {SMALLEST}")
+
+
+@torch.no_grad()
+def render(
+    scenes: Sequence[Scene], *, size: int = 64, view: str = "frontal", device: torch.device | str = "cpu"
+) -> Tensor:
+    """Pictures (B, 1, size, size) float32 in [0, 1]; bright is dense, as on film.
+
+    A scene's picture depends on the scene alone, not on the batch, and on the device only by rounding.
+    """
+    check(size, view)
+    pictures = torch.empty((len(scenes), 1, size, size), device=device)
+    for start in range(0, len(scenes), CHUNK):
+        part = scenes[start : start + CHUNK]
+        pictures[start : start + CHUNK, 0] = _draw(part, size, view, device)[0]
+    return pictures
+
+
+@torch.no_grad()
+def regions(scenes: Sequence[Scene], *, size: int = 64, view: str = "frontal") -> list[tuple[Region, ...]]:
+    """Where each sign is, per scene: a mask (size, size) bool and its half-open box, from the geometry as drawn.
+
+    One region a side for signs on both sides, one for midline signs. Signs that cover no pixel are left out.
+    """
+    check(size, view)
+    found: list[tuple[Region, ...]] = []
+    for start in range(0, len(scenes), CHUNK):
+        part = scenes[start : start + CHUNK]
+        per_scene: list[list[Region]] = [[] for _ in part]
+        for name, marks, cover in _draw(part, size, view, "cpu")[1]:
+            masks = cover > 0.35
+            for row in range(len(marks)):
+                mask = masks[row]
+                if not mask.any():
+                    continue
+                exam = int(marks.exam[row])
+                sign = part[exam].sign(name)
+                side = None if sign.side is None and name != "Edema" else SIDES[::-1][int(marks.side[row])]
+                per_scene[exam].append(Region(name, _box(mask), mask, side, sign.zone, view))
+        found.extend(map(tuple, per_scene))
+    return found
+
+
+def _box(mask: Tensor) -> tuple[float, float, float, float]:
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def _draw(scenes: Sequence[Scene], size: int, view: str, device) -> tuple[Tensor, list]:
+    """Pictures (B, H, W) and [(finding, marks, cover (n, H, W))]."""
+    if view == "lateral":
+        from .lateral import draw
+
+        return draw(scenes, size, device)
+    picture = Frontal(scenes, size, device)
+    ribs, vessels = picture.sample()
+    layers = signs.Layers(picture.air, ribs, vessels, torch.zeros_like(ribs))
+    covers = []
+    for name, sign in signs.SIDED_SIGNS.items():
+        marks = picture.marks.get(name)
+        if marks is not None:
+            marks = signs.both_sides(marks) if name == "Edema" else marks
+            cover = sign(signs.Window(picture, marks), layers)
+            covers.append((name, marks, _widen(cover, marks.side, size)))
+    contrast = picture.body.vessel_contrast.view(-1, 1, 1, 1)
+    layers.extra += layers.vessels * layers.air * (0.36 * contrast)
+    layer = picture.assemble(layers.ribs, layers.vessels, layers.extra)
+    for name, cover in (("Cardiomegaly", _heart), ("Enlarged Cardiomediastinum", _mediastinum)):
+        marks = picture.marks.get(name)
+        if marks is not None:
+            covers.append((name, marks, cover(picture)[marks.exam]))
+    marks = picture.marks.get("Support Devices")
+    if marks is not None:
+        covers.append(("Support Devices", marks, signs.device(picture, marks, layer)))
+    return picture.expose(layer), covers
+
+
+def _widen(cover: Tensor, side: Tensor, size: int) -> Tensor:
+    """Covers of lung windows (n, H, S) in the frame of the picture (n, H, W)."""
+    strip = cover.shape[-1]
+    wide = cover.new_zeros((len(cover), cover.shape[1], size))
+    wide[side == RIGHT, :, :strip] = cover[side == RIGHT]
+    wide[side == LEFT, :, size - strip :] = cover[side == LEFT]
+    return wide
+
+
+def _heart(view: Frontal) -> Tensor:
+    inside = (view.x < view.heart_left) & (-view.x < view.heart_right)
+    return (inside & (view.y > view.heart_top) & (view.y < view.heart_bottom)).float()
+
+
+def _mediastinum(view: Frontal) -> Tensor:
+    inside = (view.x < view.upper_left) & (-view.x < view.upper_right)
+    middle = view.body.knob_height.view(-1, 1, 1) + 0.02
+    return (inside & ((view.y - middle).abs() < 0.30)).float()

@@ -1,0 +1,282 @@
+"""The findings of the frontal view: what each does to air, vessels, bone and density, and where.
+
+Every function takes the geometry and the rows of one finding, changes the layers of its lungs and returns the cover:
+(n, H, S) in [0, 1], the part of each lung's window that the sign occupies. Regions are cut from the same cover, so a
+box can never disagree with the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import atlas
+from .anatomy import LEFT, RIGHT, Marks
+from .frontal import Frontal, ramp
+
+ZONE_LEVELS = (0.26, 0.47, 0.68)  # heights of the zones' middles: 0 apex, 1 costophrenic angle
+
+
+@dataclass
+class Layers:
+    """What the findings may change, each (B, 2, H, S)."""
+
+    air: Tensor
+    ribs: Tensor
+    vessels: Tensor
+    extra: Tensor  # attenuation to add
+
+
+def column(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1)
+
+
+class Window:
+    """The geometry of the lungs that one finding is in: n rows."""
+
+    def __init__(self, view: Frontal, marks: Marks):
+        exam, side = marks.exam, marks.side
+        self.view, self.marks = view, marks
+        self.x, self.y = view.side_x[exam, side], view.side_y[exam, side]  # (n, H, S)
+        self.outer, self.width = view.outer[exam, side], view.width[exam, side]  # (n, H, 1), (n, 1, 1)
+        self.dome, self.inside = view.dome[exam, side], view.inside[exam, side]
+        self.column, self.row = view.side_column[exam, side], view.row[exam]
+        self.apex, self.base = view.apex[exam, 0], view.base[exam, 0]
+        self.level = view.level[exam, 0]  # (n, H, 1)
+        self.edge, self.pixel = view.edge[exam], view.pixel[exam]
+        self.grade, self.strength = column(marks.grade), column(marks.strength)
+
+    def shape(self, k: int, low: float, high: float) -> Tensor:
+        return column(low + (high - low) * self.marks.shape[:, k])
+
+    def at(self, level: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
+        """The point at `level` (0 apex, 1 angle) and `across` (0 hilum side, 1 outer edge), (n, 1, 1) each."""
+        outer = self.width * atlas.outer_edge(level)
+        inner = 0.16 + 0.10 * (self.marks.side == LEFT).view(-1, 1, 1) * level
+        return inner + (outer - inner) * across, self.apex + level * (self.base - self.apex)
+
+    def zone(self, k: int, jitter: float = 0.045) -> Tensor:
+        levels = torch.tensor(ZONE_LEVELS, device=self.x.device)[self.marks.zone]
+        return column(levels) + self.shape(k, -jitter, jitter)
+
+    def clouds(self) -> Tensor:
+        """Slow noise in the window, (n, H, S)."""
+        field, strip = self.view.clouds(self.marks.exam), self.view.strip
+        left = (self.marks.side == LEFT).view(-1, 1, 1)
+        return torch.where(left, field[..., field.shape[-1] - strip :], field[..., :strip])
+
+    def add(self, layer: Tensor, change: Tensor) -> None:
+        layer.index_put_((self.marks.exam, self.marks.side), change, accumulate=True)
+
+    def scale(self, layer: Tensor, factor: Tensor) -> None:
+        index = (self.marks.exam, self.marks.side)
+        layer[index] = layer[index] * factor
+
+
+def consolidation(window: Window, layers: Layers) -> Tensor:
+    """Air replaced by fluid in a fluffy patch; the airways stay dark in it, the vessels disappear."""
+    cx, cy = window.at(window.zone(0), window.shape(1, 0.40, 0.62))
+    reach = (0.15 + 0.045 * window.grade) * window.shape(2, 0.92, 1.08)
+    tall = reach * window.shape(3, 0.85, 1.1)
+    off = ((window.x - cx) / reach).square_().add_(((window.y - cy) / tall).square_()).sqrt_()
+    cover = (1.25 - off + 0.16 * window.clouds()).div_(0.55).clamp_(0, 1) * window.inside
+    fill = (0.55 + 0.14 * window.grade) * window.strength
+    vessels = layers.vessels[window.marks.exam, window.marks.side]
+    window.add(layers.extra, -cover * vessels * (0.10 * window.strength))
+    window.scale(layers.air, 1 - cover * fill)
+    window.scale(layers.vessels, 1 - cover * 0.8 * window.strength)
+    return cover
+
+
+def edema(window: Window, layers: Layers) -> Tensor:
+    """Haze about the hila on both sides (bat wing), thick vessels, short septal lines at the bases."""
+    hx, hy = window.at(window.shape(0, 0.46, 0.50), torch.full_like(window.strength, 0.22))
+    reach = 0.27 + 0.035 * window.grade
+    off = ((window.x - hx) / reach).square_().add_(((window.y - hy) / (reach * 1.25)).square_()).sqrt_()
+    haze = (1.35 - off + 0.13 * window.clouds()).div_(0.9).clamp_(0, 1) * window.inside
+    fill = (0.38 + 0.16 * window.grade) * window.strength
+    vessels = layers.vessels[window.marks.exam, window.marks.side]
+    near = (1.9 - off).div_(0.7).clamp_(0, 1) * window.inside
+    window.add(layers.extra, near * vessels * (0.05 + 0.03 * window.grade) * window.strength)
+    window.scale(layers.air, 1 - haze * fill)
+    strip = ramp(0.10 - (window.outer - window.x), 0.03) * ramp(window.outer - 0.012 - window.x, window.edge)
+    rows = ((window.level - 0.62) / 0.06).clamp(0, 1) * ((0.93 - window.level) / 0.06).clamp(0, 1)
+    comb = ((torch.cos(window.row * (2 * torch.pi / 0.055)) - 0.2) / 0.8).clamp_(min=0)
+    lines = strip * (rows * comb) * window.inside
+    window.add(layers.extra, lines * (0.05 + 0.03 * window.grade) * window.strength)
+    return torch.maximum(haze, torch.maximum(near * (vessels > 0.2) * 0.8, strip * rows * window.inside))
+
+
+def atelectasis(window: Window, layers: Layers) -> Tensor:
+    """Plates of collapsed lung, nearly horizontal; in the lower zone the diaphragm rises (see Frontal._lungs)."""
+    level = torch.where(column(window.marks.zone) == 2, window.zone(0) - 0.01, window.zone(0))
+    cx, cy = window.at(level, window.shape(1, 0.46, 0.6))
+    slope = window.shape(2, -0.34, 0.12)
+    length = 0.20 + 0.03 * window.grade
+    along = (window.x - cx) / length
+    cover = torch.zeros_like(window.x)
+    for k, least in enumerate((0, 1, 2)):  # one plate more with each grade
+        gap = (0.0, 0.085, -0.08)[k]
+        bow = 0.02 * along.square()
+        off = (window.y - cy - gap - slope * (window.x - cx) + bow).abs_()
+        thick = (0.019 + 0.004 * window.grade).maximum(0.62 * window.pixel) * (1.0, 0.8, 0.7)[k]
+        plate = (1.45 - off / thick).clamp_(0, 1) * (1.6 - 1.6 * along.abs()).clamp_(0, 1)
+        cover = torch.maximum(cover, plate * (column(window.marks.grade) >= least))
+    cover = cover * window.inside
+    window.add(layers.extra, cover * (0.24 + 0.035 * window.grade) * window.strength)
+    lifted = ramp(window.y - window.dome, window.edge)
+    plain = window.view.plain_dome[window.marks.exam, window.marks.side]
+    lifted = lifted * ramp(plain - window.y, window.edge) * window.view.thorax[window.marks.exam, window.marks.side]
+    return torch.maximum(cover, lifted)
+
+
+def pneumothorax(window: Window, layers: Layers) -> Tensor:
+    """Air outside the lung: a dark rim without vessels, widest at the apex, and the pleural line that bounds it."""
+    gap = (0.085 + 0.055 * window.grade) * window.shape(0, 0.9, 1.1)
+    level = window.level.clamp(0, 1)
+    side = gap * (0.45 + 0.55 * (1 - level)) * ((1.05 - window.level) / 0.25).clamp(0, 1)
+    shrunk = (window.level - gap * 0.55) / (1 - gap * 0.4)
+    fallen = window.width * atlas.outer_edge(shrunk) * (shrunk > 0)
+    pleura = torch.minimum(window.outer - side, fallen - 0.35 * side)
+    top = window.apex + gap * 0.72 + 2.5 * (0.20 - window.column).clamp(min=0).square()
+    off = torch.maximum(window.x - pleura, top - window.y)  # positive outside the collapsed lung
+    rim = ramp(off, window.edge) * window.inside
+    width = (0.011 * torch.ones_like(window.pixel)).maximum(0.55 * window.pixel)
+    line = (1.5 - off.abs() / width).clamp_(0, 1) * window.inside
+    window.scale(layers.vessels, 1 - rim * window.strength)
+    window.add(layers.extra, (line * 0.19 - rim * 0.13) * window.strength)
+    return torch.maximum(rim, line)
+
+
+def effusion(window: Window, layers: Layers) -> Tensor:
+    """Fluid in the pleural space: fills the angle and rises outwards in a meniscus."""
+    full = window.base - window.apex
+    depth = (0.20 + 0.13 * window.grade) * window.shape(0, 0.9, 1.1) * full
+    across = (window.column / window.width).clamp(0, 1.1)
+    surface = window.base - depth * (0.55 + 0.45 * window.shape(1, 0.9, 1.1) * across.square() * across)
+    surface = surface - 0.05 * (0.2 - across).clamp(min=0)
+    below = ramp(window.y - surface, 0.05)
+    cover = below * window.inside
+    window.scale(layers.air, 1 - cover * (0.92 * window.strength))
+    window.scale(layers.vessels, 1 - cover * 0.9 * window.strength)
+    window.add(layers.extra, cover * 0.07 * window.strength)
+    return cover
+
+
+def lesion(window: Window, layers: Layers) -> Tensor:
+    """One to three round nodules or masses in one zone."""
+    radius = (0.062 + 0.024 * window.grade) * window.shape(0, 0.93, 1.07)
+    cover = torch.zeros_like(window.x)
+    dense = torch.zeros_like(window.x)
+    level = window.zone(1, 0.03)
+    first = window.shape(2, 0.0, 1.0)
+    for k in range(3):
+        place = torch.remainder(first + k / 3, 1.0)
+        lift = window.shape(3 + k, -0.05, 0.05)
+        cx, cy = window.at((level + lift).clamp(0.14, 0.8), 0.16 + 0.62 * place)
+        size = radius * (1.0, 0.85, 0.75)[k]
+        off = ((window.x - cx).square() + (window.y - cy).square()).sqrt_() / size
+        ball = (1 - off.square()).clamp_(min=0).sqrt_()
+        shown = column(window.marks.count) > k
+        dense = torch.maximum(dense, (0.45 + 0.55 * ball) * ramp(1 - off, window.edge / size) * shown)
+        cover = torch.maximum(cover, ramp(1 - off, window.edge / size) * shown)
+    window.add(layers.extra, dense * (0.29 + 0.03 * window.grade) * window.strength * window.inside)
+    return cover * window.inside
+
+
+def fracture(window: Window, layers: Layers) -> Tensor:
+    """A posterior rib broken near its outer end: a dark gap, displaced ends, bright callus about them."""
+    view, marks = window.view, window.marks
+    exam, side = marks.exam, marks.side
+    lines = atlas.rib_lines().to(window.x.device)[view.pages[exam, side]]  # (n, RIBS, 40, 2)
+    first = torch.tensor((1, 4, 6), device=window.x.device)[marks.zone] + (marks.shape[:, 0] * 1.99).long()
+    rows = torch.arange(len(marks), device=window.x.device)
+    grid = view.grid(exam, side)
+    cover = torch.zeros_like(window.x)
+    extra = torch.zeros_like(window.x)
+    height = window.base - window.apex
+    for k in range(3):
+        rib = (first + k).clamp(max=atlas.RIBS - 1)
+        point = lines[rows, rib, (23 + 8 * marks.shape[:, 1 + k]).long()]  # (n, 2)
+        ahead = lines[rows, rib, (27 + 8 * marks.shape[:, 1 + k]).long()]
+        cx, cy = column(point[:, 0]) * window.width, window.apex + column(point[:, 1]) * height
+        dx, dy = column(ahead[:, 0]) * window.width - cx, window.apex + column(ahead[:, 1]) * height - cy
+        norm = (dx.square() + dy.square()).sqrt()
+        dx, dy = dx / norm, dy / norm
+        shown = (column(marks.count) > k).float()
+        along = (window.x - cx) * dx + (window.y - cy) * dy
+        across = (window.y - cy) * dx - (window.x - cx) * dy
+        step = (0.016 + 0.008 * window.grade) * window.strength * shown
+        far = ramp(along, 0.01) * ramp(0.085 - along, 0.06) * ramp(0.06 - across.abs(), 0.03)
+        grid[..., 1] += far * step * (2 / (atlas.V_RANGE[1] - atlas.V_RANGE[0]) / height)
+        lump = 0.040 + 0.006 * window.grade
+        callus = (1.35 - ((along.abs() - 0.034) / 0.030).square() - (across / lump).square()).clamp_(0, 1)
+        gap = (1.4 - along.abs() / (0.008 * torch.ones_like(window.pixel)).maximum(0.5 * window.pixel)).clamp_(0, 1)
+        gap = gap * ramp(lump * 1.1 - across.abs(), 0.02)
+        extra += shown * (callus * (1 - gap) * (0.22 + 0.03 * window.grade) - gap * 0.15) * window.strength
+        here = ramp(0.085 - along.abs(), 0.03) * ramp(lump * 1.35 - across.abs(), 0.02)
+        cover = torch.maximum(cover, here * shown)
+    page = atlas.pages(view.size, str(view.device))[view.pages[exam, side], :1]
+    broken = functional.grid_sample(page, grid, align_corners=False)[:, 0]
+    layers.ribs[exam, side] = broken
+    window.add(layers.extra, extra)
+    return cover
+
+
+SIDED_SIGNS = {
+    "Lung Lesion": lesion,
+    "Consolidation": consolidation,
+    "Edema": edema,
+    "Atelectasis": atelectasis,
+    "Pneumothorax": pneumothorax,
+    "Pleural Effusion": effusion,
+    "Fracture": fracture,
+}
+
+
+def both_sides(marks: Marks) -> Marks:
+    """Rows for both lungs of a finding that has no side."""
+    twice = {name: torch.cat([value, value]) for name, value in vars(marks).items()}
+    side = torch.cat([torch.full_like(marks.side, RIGHT), torch.full_like(marks.side, LEFT)])
+    return Marks(**{**twice, "side": side})
+
+
+def device(view: Frontal, marks: Marks, layer: Tensor) -> Tensor:
+    """A pacemaker with its lead, or a port with its catheter, below the clavicle of one side. Cover (n, H, W)."""
+    exam, shape = marks.exam, marks.shape
+    sign = column(torch.where(marks.side == LEFT, 1.0, -1.0))
+    x, y = view.x[exam], view.y[exam]
+    pacemaker = column((shape[:, 0] < 0.65).float())
+    cx = sign * column(0.46 + 0.10 * shape[:, 1])
+    cy = column(-0.36 + 0.08 * shape[:, 2])
+    turn = column(-0.35 + 0.7 * shape[:, 3])
+    dx, dy = x - cx, y - cy
+    across, along = dx + turn * dy, dy - turn * dx
+    wide = 0.055 + 0.045 * pacemaker + column(0.012 * shape[:, 4])
+    tall = wide * (1 - 0.2 * pacemaker)
+    power = ((across / wide).square_().square_() + (along / tall).square_().square_())
+    edge = view.edge[exam] / wide * 4
+    case = ((1 - power) / edge + 0.5).clamp_(0, 1)
+    core = ((0.35 - power) / edge + 0.5).clamp_(0, 1)
+    # lead: from the case to the middle of the clavicle, down the superior vena cava (the patient's right), to the heart
+    tip_x = torch.where(pacemaker > 0, column(0.10 + 0.12 * shape[:, 5]), torch.full_like(cx, -0.09))
+    tip_y = torch.where(pacemaker > 0, column(0.36 + 0.08 * shape[:, 6]), column(-0.02 + 0.1 * shape[:, 6]))
+    cava = torch.full_like(cx, -0.085)
+    path = [
+        (cx, cy - tall * 0.9), (cx - sign * 0.09, cy - 0.15), (cx - sign * 0.2, cy - 0.15),
+        (sign * 0.09, cy - 0.06), (cava * 0.7, cy + 0.06), (cava, cy + 0.16), (cava, tip_y.clamp(max=0.16)),
+        ((tip_x + cava) / 2, tip_y - 0.03 * pacemaker), (tip_x, tip_y),
+    ]  # fmt: skip
+    nearest = torch.full_like(x, 9.0)
+    for (ax, ay), (bx, by) in zip(path, path[1:], strict=False):
+        ux, uy = bx - ax, by - ay
+        t = ((x - ax) * ux).add_((y - ay) * uy).div_((ux * ux + uy * uy).clamp(min=1e-6)).clamp_(0, 1)
+        nearest = torch.minimum(nearest, (x - ax - t * ux).square_().add_((y - ay - t * uy).square_()))
+    width = torch.full_like(view.pixel[exam], 0.010).maximum(0.55 * view.pixel[exam])
+    lead = (1.45 - nearest.sqrt_() / width).clamp_(0, 1)
+    added = torch.maximum(case * (0.55 - 0.18 * core), lead * 0.27)
+    layer.index_put_((exam,), added, accumulate=True)
+    return torch.maximum(case, lead)
