@@ -74,7 +74,7 @@ def pack_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     """The optimiser's tensors under the names of the parameters they belong to."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     return {
-        f"optimizer.{names[parameter]}.{key}": torch.as_tensor(value)
+        f"optimizer.{names[parameter]}.{key}": torch.as_tensor(value).detach().clone()
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }

@@ -35,7 +35,8 @@ def projection(kind: str, width: int, out: int) -> nn.Module:
 class Temperature(nn.Module):
     """The temperature of a similarity, kept as log(1 / temperature) so that gradient steps are multiplicative.
 
-    `lowest` and `highest` clamp it (CLIP clamps at 0.01), in the forward pass, with the gradient passing at the edge.
+    `lowest` and `highest` clamp the parameter itself (CLIP clamps at 0.01): a clamp inside the formula would have no
+    gradient beyond its edge, and the temperature would stay stuck there.
     """
 
     def __init__(self, initial: float = 0.07, *, learnable: bool = True, lowest: float = 0.01, highest: float = 10.0):
@@ -46,9 +47,9 @@ class Temperature(nn.Module):
         self.lowest, self.highest = lowest, highest
 
     def forward(self) -> Tensor:
-        scale = self.log_scale.clamp(math.log(1 / self.highest), math.log(1 / self.lowest))
-        # Straight-through: a plain clamp has no gradient outside its range, and the temperature would stay stuck there.
-        return torch.exp(-(self.log_scale + (scale - self.log_scale).detach()))
+        with torch.no_grad():
+            self.log_scale.clamp_(math.log(1 / self.highest), math.log(1 / self.lowest))
+        return torch.exp(-self.log_scale)
 
 
 def cosine_similarity(model: VisionLanguageModel, image: ImageFeatures, text: TextFeatures) -> Tensor:
