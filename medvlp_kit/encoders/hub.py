@@ -43,7 +43,7 @@ NAMES: dict[str, HubModel] = {
     ),
     "biomedclip": HubModel(
         "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "BiomedCLIP", loadable=False,
-        note="an open_clip checkpoint; its towers started from pubmedbert and timm's vit_base_patch16_224",
+        note="an open_clip checkpoint; its towers have the shapes of pubmedbert and timm's vit_base_patch16_224",
     ),
     "pubmedbert": HubModel(
         "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext", "BiomedCLIP",

@@ -74,7 +74,7 @@ class TextEncoder(nn.Module):
 def freeze(encoder: TextEncoder, *, first_layers: int | None = None) -> TextEncoder:
     """Stop the embeddings and the first `first_layers` layers (None: everything) from learning; returns the encoder.
 
-    ConVIRT and GLoRIA freeze the embeddings and the first six layers of a twelve-layer ClinicalBERT.
+    ConVIRT freezes the embeddings and the first six of ClinicalBERT's twelve layers.
     """
     embeddings, layers = encoder.parts()
     if first_layers is None:
