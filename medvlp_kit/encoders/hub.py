@@ -87,15 +87,29 @@ def load_model(name: str) -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(place, **options)
     except (OSError, ValueError) as error:
         raise KitError(f"text model {name!r}: its config.json cannot be used: {_first_line(error)}") from error
-    pooler = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
+    if config.model_type in ("bert", "roberta"):
+        options["add_pooling_layer"] = False
+    loud = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # its report of unused heads; missing weights are refused below
     try:
-        return transformers.AutoModel.from_pretrained(place, config=config, use_safetensors=True, **pooler, **options)
+        model, loading = transformers.AutoModel.from_pretrained(
+            place, config=config, use_safetensors=True, output_loading_info=True, **options
+        )
     except (OSError, ValueError) as error:
         raise KitError(
             f"text model {name!r}: no safetensors weights to read ({_first_line(error)}); when there is only a "
             f"pickle, convert it once: transformers.AutoModel.from_pretrained({place!r}).save_pretrained(FOLDER), "
             "then give FOLDER"
         ) from error
+    finally:
+        transformers.logging.set_verbosity(loud)
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise KitError(
+            f"text model {name!r}: {len(missing)} weights are missing, for example {missing[0]!r}; they would start at "
+            "random: take a complete checkpoint"
+        )
+    return model
 
 
 @dataclass(frozen=True)
@@ -121,9 +135,7 @@ class HubTokenizer:
         """(B, T) int64: the word each token belongs to, -1 for none; for `pooling.aggregate_words`."""
         import torch
 
-        encoded = self.tokenizer(
-            list(texts), truncation=True, max_length=length, padding=True, padding_side="right"
-        )
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=length, padding=True, padding_side="right")
         rows = [[-1 if word is None else word for word in encoded.word_ids(i)] for i in range(len(texts))]
         return torch.tensor(rows, dtype=torch.int64)
 

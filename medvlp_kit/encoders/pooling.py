@@ -38,9 +38,7 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens.masked_fill(~mask[..., None], 0.0) * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
 
-def aggregate_words(
-    tokens: Tensor, word_ids: Tensor, mask: Tensor, *, how: str = "mean"
-) -> tuple[Tensor, Tensor]:
+def aggregate_words(tokens: Tensor, word_ids: Tensor, mask: Tensor, *, how: str = "mean") -> tuple[Tensor, Tensor]:
     """Sub-word vectors to word vectors.
 
     tokens (B, T, D); word_ids (B, T) int64, the number of the word each token belongs to, counted from 0 in each text,
