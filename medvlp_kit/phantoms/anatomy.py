@@ -27,7 +27,7 @@ BODY = {  # the patient's: name -> (low, high)
     "base": (0.60, 0.72),  # height of the costophrenic angles
     "dome_right": (0.21, 0.28),  # how far each diaphragm dome rises above its angle
     "dome_left": (0.15, 0.22),
-    "heart_left": (0.33, 0.41),  # extents of the heart from the midline
+    "heart_left": (0.35, 0.42),  # extents of the heart from the midline
     "heart_right": (0.145, 0.185),
     "heart_centre": (0.20, 0.27),
     "heart_height": (0.33, 0.38),
@@ -48,7 +48,7 @@ BODY = {  # the patient's: name -> (low, high)
     "scapula": (-0.02, 0.08),
 }
 POSE = {  # the exam's
-    "scale": (0.90, 1.02),
+    "scale": (1.0, 1.13),
     "shift_x": (-0.05, 0.05),
     "shift_y": (-0.06, 0.06),
     "tilt": (-0.045, 0.045),

@@ -124,12 +124,11 @@ def _tree(variant: int, *, all_round: bool) -> np.ndarray:
         grow(start, angle + generator.normal(0, 0.1), generator.uniform(0.28, 0.36) + 0.1 * down, 0.0195, 3)
     for taper, start, stop in sorted(segments, key=lambda segment: segment[0]):
         width = max(1, round(taper * _HEIGHT))
-        pen.line(_pixels(np.stack([start, stop])), fill=min(1.0, 0.16 + taper * 42), width=width)
-    root = 0.052 if all_round else 0.048
-    for _ in range(6):
-        centre = hilum + generator.normal(0, 1, 2) * np.array([0.025, 0.038])
-        (x, y), radius = _pixels(centre[None])[0], root * generator.uniform(0.35, 0.6) * _HEIGHT
-        pen.ellipse((x - radius * 0.8, y - radius, x + radius * 0.8, y + radius), fill=0.72)
+        pen.line(_pixels(np.stack([start, stop])), fill=min(1.0, 0.12 + taper * 46), width=width)
+    for _ in range(9):  # arteries and veins of the hilum, seen end on or crossing
+        centre = hilum + generator.normal(0, 1, 2) * np.array([0.025, 0.045])
+        (x, y), radius = _pixels(centre[None])[0], generator.uniform(0.010, 0.022) * _HEIGHT
+        pen.ellipse((x - radius * 0.8, y - radius * 1.2, x + radius * 0.8, y + radius), fill=generator.uniform(0.6, 0.9))
     picture = torch.from_numpy(np.array(page, dtype=np.float32))[None, None]
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     picture = functional.conv2d(picture, kernel.view(1, 1, 1, 5), padding=(0, 2))

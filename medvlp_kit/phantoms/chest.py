@@ -49,7 +49,8 @@ def render(
 def regions(scenes: Sequence[Scene], *, size: int = 64, view: str = "frontal") -> list[tuple[Region, ...]]:
     """Where each sign is, per scene: a mask (size, size) bool and its half-open box, from the geometry as drawn.
 
-    One region a side for signs on both sides, one for midline signs. Signs that cover no pixel are left out.
+    One region a side for signs on both sides (edema always is), one a lesion or broken rib for signs that are counted,
+    one for midline signs. What covers no pixel is left out.
     """
     check(size, view)
     found: list[tuple[Region, ...]] = []
@@ -59,13 +60,12 @@ def regions(scenes: Sequence[Scene], *, size: int = 64, view: str = "frontal") -
         for name, marks, cover in _draw(part, size, view, "cpu")[1]:
             masks = cover > 0.35
             for row in range(len(marks)):
-                mask = masks[row]
-                if not mask.any():
-                    continue
                 exam = int(marks.exam[row])
                 sign = part[exam].sign(name)
                 side = None if sign.side is None and name != "Edema" else SIDES[::-1][int(marks.side[row])]
-                per_scene[exam].append(Region(name, _box(mask), mask, side, sign.zone, view))
+                for mask in masks[row].reshape(-1, size, size):  # one a lesion or rib for signs that are counted
+                    if mask.any():
+                        per_scene[exam].append(Region(name, _box(mask), mask, side, sign.zone, view))
         found.extend(map(tuple, per_scene))
     return found
 
@@ -92,7 +92,7 @@ def _draw(scenes: Sequence[Scene], size: int, view: str, device) -> tuple[Tensor
             cover = sign(signs.Window(picture, marks), layers)
             covers.append((name, marks, _widen(cover, marks.side, size)))
     contrast = picture.body.vessel_contrast.view(-1, 1, 1, 1)
-    layers.extra += layers.vessels * layers.air * (0.36 * contrast)
+    layers.extra += layers.vessels * layers.air * (0.25 * contrast)
     layer = picture.assemble(layers.ribs, layers.vessels, layers.extra)
     for name, cover in (("Cardiomegaly", _heart), ("Enlarged Cardiomediastinum", _mediastinum)):
         marks = picture.marks.get(name)
@@ -105,11 +105,11 @@ def _draw(scenes: Sequence[Scene], size: int, view: str, device) -> tuple[Tensor
 
 
 def _widen(cover: Tensor, side: Tensor, size: int) -> Tensor:
-    """Covers of lung windows (n, H, S) in the frame of the picture (n, H, W)."""
+    """Covers of lung windows (n, ..., H, S) in the frame of the picture (n, ..., H, W)."""
     strip = cover.shape[-1]
-    wide = cover.new_zeros((len(cover), cover.shape[1], size))
-    wide[side == RIGHT, :, :strip] = cover[side == RIGHT]
-    wide[side == LEFT, :, size - strip :] = cover[side == LEFT]
+    wide = cover.new_zeros((*cover.shape[:-1], size))
+    wide[side == RIGHT, ..., :strip] = cover[side == RIGHT]
+    wide[side == LEFT, ..., size - strip :] = cover[side == LEFT]
     return wide
 
 

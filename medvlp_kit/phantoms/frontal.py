@@ -17,17 +17,13 @@ from torch.nn import functional
 
 from . import atlas
 from .anatomy import LEFT, RIGHT, Anatomy, marks
+from .film import Film, ramp
 from .scene import Scene
 
 AIR = 0.54  # attenuation that a full depth of lung lacks against soft tissue
 
 
-def ramp(distance: Tensor, width) -> Tensor:
-    """0 outside, 1 inside, linear over `width` about the edge: an antialiased step."""
-    return (distance / width + 0.5).clamp_(0, 1)
-
-
-class Frontal:
+class Frontal(Film):
     """The geometry and the layers of a batch. Shapes: full (B, H, W); sided (B, 2, H, S), RIGHT then LEFT."""
 
     def __init__(self, scenes: Sequence[Scene], size: int, device: torch.device | str):
@@ -55,9 +51,6 @@ class Frontal:
         self._heart()
         self._lungs()
 
-    def full(self, value: Tensor) -> Tensor:
-        return value.view(-1, 1, 1)
-
     def sided(self, right: Tensor, left: Tensor) -> Tensor:
         return torch.stack([right, left], dim=1).view(-1, 2, 1, 1)
 
@@ -69,7 +62,7 @@ class Frontal:
         big = torch.ones(body.size, device=self.device)
         large = self.marks.get("Cardiomegaly")
         if large is not None:
-            growth = 1 + (0.24 + 0.15 * large.grade + 0.05 * large.shape[:, 0]) * (0.35 + 0.65 * large.strength)
+            growth = 1 + (0.30 + 0.17 * large.grade + 0.05 * large.shape[:, 0]) * (0.35 + 0.65 * large.strength)
             big[large.exam] = growth
         wide = torch.zeros(body.size, device=self.device)
         broad = self.marks.get("Enlarged Cardiomediastinum")
@@ -82,9 +75,9 @@ class Frontal:
         centre = self.full(body.heart_centre) - 0.03 * (big - 1)
         t = (y - centre) / height
         oval = (1 - t.square()).clamp(min=0).sqrt()
-        low = 0.5 + 0.5 * ((t + 0.9) / 1.5).clamp(0, 1)  # the left border bulges low, towards the apex of the heart
+        low = 0.58 + 0.42 * ((t + 0.9) / 1.3).clamp(0, 1)  # the left border bulges low, towards the apex of the heart
         self.heart_left = self.full(body.heart_left) * near * big * oval * low + turn
-        self.heart_right = self.full(body.heart_right) * near * (0.4 + 0.6 * big) * oval - turn
+        self.heart_right = self.full(body.heart_right) * near * (0.25 + 0.75 * big) * oval - turn
         self.heart_top, self.heart_bottom = centre - height * 0.86, centre + height
 
         years = self.full(body.years)
@@ -129,8 +122,8 @@ class Frontal:
         inside *= ramp(self.side_y - top, self.side_edge)
         self.thorax = inside * ramp(self.base + 0.03 - self.side_y, self.side_edge)  # the chest cavity, dome or not
         self.inside = inside * ramp(self.dome - self.side_y, self.side_edge * 1.2)  # (B, 2, H, S)
-        depth = ((self.outer - self.side_x) / 0.22).clamp_(0, 1).mul_(0.42).add_(0.58)
-        self.depth = depth
+        depth = ((self.outer - self.side_x) / 0.22).clamp_(0, 1).mul_(0.36).add_(0.64)
+        depth *= ((self.side_x - 0.02) / 0.26).clamp_(0, 1).mul_(0.85).add_(0.15)  # little lung before the spine
         self.air = depth * self.inside
 
     def grid(self, exam: Tensor | None = None, side: Tensor | None = None) -> Tensor:
@@ -154,12 +147,6 @@ class Frontal:
         drawn = functional.grid_sample(source, grid, align_corners=False).unflatten(0, (-1, 2))
         return drawn[:, :, 0], drawn[:, :, 1]
 
-    def clouds(self, exam: Tensor | None = None) -> Tensor:
-        """Slow noise (B or n, H, W) of unit variance, the same for one exam whatever the batch."""
-        body, bank = self.body, atlas.noise(self.size, str(self.device))[1]
-        x, y = body.cloud_x.long(), body.cloud_y.long()
-        return atlas.slices(bank, self.size, *((x, y) if exam is None else (x[exam], y[exam])))
-
     # layers
 
     def soft_tissue(self) -> Tensor:
@@ -172,8 +159,7 @@ class Frontal:
         across = (x / half).square_()
         outline = self.column.abs()
         slope = self.full(body.shoulders)
-        top = slope + 0.22 * (outline - 0.42).clamp(min=0) - 1.9 * (0.42 - outline).clamp(min=0)
-        top = torch.where(outline < 0.21, top - 2.0, top)
+        top = slope + 0.20 * (outline - 0.3) - 2.4 * torch.exp(-(outline / 0.225).square())
         mask = ramp(half - x.abs(), self.edge * 2).mul_(ramp(y - top, self.edge * 2))
         thick = 0.72 + 0.05 * stout + 0.16 * ((reach - 0.30) / 0.4).clamp(0, 1)
         thick = thick - 0.16 * ((-0.62 - reach) / 0.2).clamp(0, 1)  # the neck is thin
@@ -191,7 +177,8 @@ class Frontal:
         shadow = (inset / (self.edge * 1.6) + 0.5).clamp_(0, 1)
         deep = (inset / 0.22).clamp_(0, 1)
         # below the diaphragm the shadow runs into the abdomen
-        weight = 0.17 - 0.14 * ((self.row - self.heart_bottom + 0.12) / 0.16).clamp(0, 1)
+        crest = self.full(body.base + body.breath - body.dome_left)
+        weight = 0.17 - 0.155 * ((self.row - crest + 0.02) / 0.12).clamp(0, 1)
         part += shadow * weight
         part += deep * (weight * 1.25)
 
@@ -200,9 +187,9 @@ class Frontal:
         bend = self.full(body.spine_bend) * torch.cos(self.row * 2.0)
         column = ((0.085 - (x - bend).abs()) / 0.03).clamp_(0, 1)
         discs = 0.5 + 0.5 * torch.cos((self.row - self.full(body.base)) * (2 * math.pi / 0.118))
-        part += column * (0.075 + 0.03 * discs)
+        part += column * (0.035 + 0.03 * discs)
         spine = torch.exp(-((x - bend) / 0.014).square_())
-        part += spine * (0.03 * discs)
+        part += spine * (0.035 * discs)
         self._airway(x, y, part)
 
     def _airway(self, x: Tensor, y: Tensor, part: Tensor) -> None:
@@ -228,7 +215,7 @@ class Frontal:
         height = self.full(body.clavicle)[:, None] - 0.06 * bedside
         line = height - 0.10 * ((across - 0.07) / 0.6) - 0.10 * torch.sin((across - 0.07) * 4.4).clamp(min=0) * 0.8
         thick = 0.026 + 0.014 * (1 - (across / 0.14)).clamp(0, 1) + 0.006 * ((across - 0.5) / 0.3).clamp(0, 1)
-        reach = ((across - 0.065) / 0.02).clamp(0, 1) * ((0.88 - across) / 0.05).clamp(0, 1)
+        reach = ((across - 0.065) / 0.02).clamp(0, 1) * ((0.80 - across) / 0.05).clamp(0, 1)
         off = (y - line).abs_() / thick
         rim = (1.15 - off).clamp_(0, 0.3).mul_(1 / 0.3)
         part += rim * (0.66 + 0.34 * off.clamp_(max=1)) * (reach * 0.15)
@@ -264,53 +251,10 @@ class Frontal:
         layer = self.soft_tissue()
         sided = extra
         sided -= self.air * AIR
-        sided += ribs * (0.088 * self.full(body.rib_contrast)[:, None])
+        sided += ribs * (0.098 * self.full(body.rib_contrast)[:, None])
         self.shoulders(sided)
         self.extras(layer, sided)
         layer[..., : self.strip] += sided[:, RIGHT]
         layer[..., self.size - self.strip :] += sided[:, LEFT]
         self.centre(layer)
         return layer
-
-    def expose(self, layer: Tensor) -> Tensor:
-        """Film: attenuation to grey values in [0, 1], (B, H, W), with noise, collimation and marker."""
-        body = self.body
-        white = atlas.slices(atlas.noise(self.size, str(self.device))[0], self.size,
-                             body.noise_x.long(), body.noise_y.long())  # fmt: skip
-        # a finer pixel catches fewer quanta
-        layer = torch.addcmul(layer, white, self.full(body.noise) * (0.6 + 0.4 * self.size / 128))
-        gain = 5.2 * self.full(body.contrast)
-        film = torch.sigmoid(layer.sub_(0.50 - 0.2 * self.full(body.brightness)).mul_(gain))
-        bend = self.full(body.gamma) - 1
-        film = film * (1 + bend - bend * film)
-        self._marker(film)
-        return film.mul_(self._collimation()).clamp_(0, 1)
-
-    def _collimation(self) -> Tensor:
-        body, size = self.body, self.size
-        place = torch.arange(size, device=self.device, dtype=torch.float32) / size
-        used = (body.collimation < 0.25).float()
-
-        def open_from(near: Tensor, far: Tensor) -> Tensor:
-            low, high = (near * 0.05 * used).view(-1, 1), (1 - far * 0.05 * used).view(-1, 1)
-            return ((place >= low) & (place < high)).float()  # (B, size)
-
-        return open_from(body.edge_top, body.edge_bottom)[:, :, None] * open_from(body.edge_left, body.edge_right)[:, None]
-
-    def _marker(self, film: Tensor) -> None:
-        """The letter R or L, always on the side it names."""
-        body, size = self.body, self.size
-        which = body.marker.long()
-        glyphs = atlas.letters(size, str(self.device))
-        height, width = glyphs.shape[1:]
-        rows = torch.nonzero(which > 0).flatten()
-        if not len(rows):
-            return
-        side = which[rows] - 1
-        inset = (body.marker_x[rows] * size).long()
-        left = torch.where(side == RIGHT, inset, size - width - inset)
-        down = (body.marker_y[rows] * size).long()
-        across = left[:, None, None] + torch.arange(width, device=self.device)[None, None]
-        along = down[:, None, None] + torch.arange(height, device=self.device)[None, :, None]
-        exam = rows[:, None, None]
-        film[exam, along, across] = torch.maximum(film[exam, along, across], 0.95 * glyphs[side])

@@ -1,7 +1,8 @@
 """The findings of the frontal view: what each does to air, vessels, bone and density, and where.
 
 Every function takes the geometry and the rows of one finding, changes the layers of its lungs and returns the cover:
-(n, H, S) in [0, 1], the part of each lung's window that the sign occupies. Regions are cut from the same cover, so a
+(n, H, S) in [0, 1], the part of each lung's window that the sign occupies, or (n, 3, H, S) for signs that are
+counted. Regions are cut from the same cover, so a
 box can never disagree with the picture.
 """
 
@@ -15,7 +16,8 @@ from torch.nn import functional
 
 from . import atlas
 from .anatomy import LEFT, RIGHT, Marks
-from .frontal import Frontal, ramp
+from .film import ramp
+from .frontal import Frontal
 
 ZONE_LEVELS = (0.26, 0.47, 0.68)  # heights of the zones' middles: 0 apex, 1 costophrenic angle
 
@@ -82,11 +84,12 @@ def consolidation(window: Window, layers: Layers) -> Tensor:
     reach = (0.15 + 0.045 * window.grade) * window.shape(2, 0.92, 1.08)
     tall = reach * window.shape(3, 0.85, 1.1)
     off = ((window.x - cx) / reach).square_().add_(((window.y - cy) / tall).square_()).sqrt_()
-    cover = (1.25 - off + 0.16 * window.clouds()).div_(0.55).clamp_(0, 1) * window.inside
+    patch = (1.22 - off + 0.21 * window.clouds()).div_(0.55).clamp_(0, 1)
+    cover = patch * window.inside
     fill = (0.55 + 0.14 * window.grade) * window.strength
     vessels = layers.vessels[window.marks.exam, window.marks.side]
     window.add(layers.extra, -cover * vessels * (0.10 * window.strength))
-    window.scale(layers.air, 1 - cover * fill)
+    window.scale(layers.air, 1 - patch * fill)
     window.scale(layers.vessels, 1 - cover * 0.8 * window.strength)
     return cover
 
@@ -96,12 +99,13 @@ def edema(window: Window, layers: Layers) -> Tensor:
     hx, hy = window.at(window.shape(0, 0.46, 0.50), torch.full_like(window.strength, 0.22))
     reach = 0.27 + 0.035 * window.grade
     off = ((window.x - hx) / reach).square_().add_(((window.y - hy) / (reach * 1.25)).square_()).sqrt_()
-    haze = (1.35 - off + 0.13 * window.clouds()).div_(0.9).clamp_(0, 1) * window.inside
-    fill = (0.38 + 0.16 * window.grade) * window.strength
+    fog = (1.35 - off + 0.15 * window.clouds()).div_(0.9).clamp_(0, 1)
+    haze = fog * window.inside
+    fill = (0.46 + 0.15 * window.grade) * window.strength
     vessels = layers.vessels[window.marks.exam, window.marks.side]
     near = (1.9 - off).div_(0.7).clamp_(0, 1) * window.inside
     window.add(layers.extra, near * vessels * (0.05 + 0.03 * window.grade) * window.strength)
-    window.scale(layers.air, 1 - haze * fill)
+    window.scale(layers.air, 1 - fog * fill)
     strip = ramp(0.10 - (window.outer - window.x), 0.03) * ramp(window.outer - 0.012 - window.x, window.edge)
     rows = ((window.level - 0.62) / 0.06).clamp(0, 1) * ((0.93 - window.level) / 0.06).clamp(0, 1)
     comb = ((torch.cos(window.row * (2 * torch.pi / 0.055)) - 0.2) / 0.8).clamp_(min=0)
@@ -115,18 +119,18 @@ def atelectasis(window: Window, layers: Layers) -> Tensor:
     level = torch.where(column(window.marks.zone) == 2, window.zone(0) - 0.01, window.zone(0))
     cx, cy = window.at(level, window.shape(1, 0.46, 0.6))
     slope = window.shape(2, -0.34, 0.12)
-    length = 0.20 + 0.03 * window.grade
-    along = (window.x - cx) / length
     cover = torch.zeros_like(window.x)
-    for k, least in enumerate((0, 1, 2)):  # one plate more with each grade
-        gap = (0.0, 0.085, -0.08)[k]
-        bow = 0.02 * along.square()
-        off = (window.y - cy - gap - slope * (window.x - cx) + bow).abs_()
-        thick = (0.019 + 0.004 * window.grade).maximum(0.62 * window.pixel) * (1.0, 0.8, 0.7)[k]
-        plate = (1.45 - off / thick).clamp_(0, 1) * (1.6 - 1.6 * along.abs()).clamp_(0, 1)
-        cover = torch.maximum(cover, plate * (column(window.marks.grade) >= least))
+    # one plate more with each grade, the later ones thinner and at another angle
+    for k, (gap, lean, size) in enumerate(((0.0, 0.0, 1.0), (0.10, -0.20, 0.75), (-0.105, 0.16, 0.7))):
+        length = (0.20 + 0.03 * window.grade) * size
+        away = window.x - cx - window.shape(3 + k, -0.05, 0.05) * (k > 0)
+        along = away / length
+        off = (window.y - cy - gap - (slope + lean) * away + window.shape(6, -0.01, 0.04) * along.square()).abs_()
+        thick = ((0.025 + 0.006 * window.grade) * size).maximum(0.75 * window.pixel)
+        plate = (1.45 - off / thick).clamp_(0, 1) * (1.7 - 1.7 * along.abs()).clamp_(0, 1)
+        cover = torch.maximum(cover, plate * (column(window.marks.grade) >= k))
     cover = cover * window.inside
-    window.add(layers.extra, cover * (0.24 + 0.035 * window.grade) * window.strength)
+    window.add(layers.extra, cover * (0.28 + 0.03 * window.grade) * window.strength)
     lifted = ramp(window.y - window.dome, window.edge)
     plain = window.view.plain_dome[window.marks.exam, window.marks.side]
     lifted = lifted * ramp(plain - window.y, window.edge) * window.view.thorax[window.marks.exam, window.marks.side]
@@ -135,7 +139,7 @@ def atelectasis(window: Window, layers: Layers) -> Tensor:
 
 def pneumothorax(window: Window, layers: Layers) -> Tensor:
     """Air outside the lung: a dark rim without vessels, widest at the apex, and the pleural line that bounds it."""
-    gap = (0.085 + 0.055 * window.grade) * window.shape(0, 0.9, 1.1)
+    gap = (0.090 + 0.070 * window.grade) * window.shape(0, 0.9, 1.1)
     level = window.level.clamp(0, 1)
     side = gap * (0.45 + 0.55 * (1 - level)) * ((1.05 - window.level) / 0.25).clamp(0, 1)
     shrunk = (window.level - gap * 0.55) / (1 - gap * 0.4)
@@ -154,37 +158,37 @@ def pneumothorax(window: Window, layers: Layers) -> Tensor:
 def effusion(window: Window, layers: Layers) -> Tensor:
     """Fluid in the pleural space: fills the angle and rises outwards in a meniscus."""
     full = window.base - window.apex
-    depth = (0.20 + 0.13 * window.grade) * window.shape(0, 0.9, 1.1) * full
+    depth = (0.27 + 0.13 * window.grade) * window.shape(0, 0.9, 1.1) * full
     across = (window.column / window.width).clamp(0, 1.1)
     surface = window.base - depth * (0.55 + 0.45 * window.shape(1, 0.9, 1.1) * across.square() * across)
     surface = surface - 0.05 * (0.2 - across).clamp(min=0)
     below = ramp(window.y - surface, 0.05)
+    window.scale(layers.air, 1 - below * (0.94 * window.strength))
+    window.scale(layers.vessels, 1 - below * 0.9 * window.strength)
     cover = below * window.inside
-    window.scale(layers.air, 1 - cover * (0.92 * window.strength))
-    window.scale(layers.vessels, 1 - cover * 0.9 * window.strength)
-    window.add(layers.extra, cover * 0.07 * window.strength)
+    window.add(layers.extra, cover * 0.06 * window.strength)
     return cover
 
 
 def lesion(window: Window, layers: Layers) -> Tensor:
     """One to three round nodules or masses in one zone."""
     radius = (0.062 + 0.024 * window.grade) * window.shape(0, 0.93, 1.07)
-    cover = torch.zeros_like(window.x)
+    covers = []
     dense = torch.zeros_like(window.x)
     level = window.zone(1, 0.03)
     first = window.shape(2, 0.0, 1.0)
     for k in range(3):
         place = torch.remainder(first + k / 3, 1.0)
-        lift = window.shape(3 + k, -0.05, 0.05)
+        lift = window.shape(3 + k, -0.02, 0.02) + (-0.045, 0.045, 0.0)[k] * (column(window.marks.count) > 1)
         cx, cy = window.at((level + lift).clamp(0.14, 0.8), 0.16 + 0.62 * place)
         size = radius * (1.0, 0.85, 0.75)[k]
         off = ((window.x - cx).square() + (window.y - cy).square()).sqrt_() / size
         ball = (1 - off.square()).clamp_(min=0).sqrt_()
         shown = column(window.marks.count) > k
         dense = torch.maximum(dense, (0.45 + 0.55 * ball) * ramp(1 - off, window.edge / size) * shown)
-        cover = torch.maximum(cover, ramp(1 - off, window.edge / size) * shown)
+        covers.append(ramp(1 - off, window.edge / size) * shown * window.inside)
     window.add(layers.extra, dense * (0.29 + 0.03 * window.grade) * window.strength * window.inside)
-    return cover * window.inside
+    return torch.stack(covers, dim=1)
 
 
 def fracture(window: Window, layers: Layers) -> Tensor:
@@ -195,7 +199,7 @@ def fracture(window: Window, layers: Layers) -> Tensor:
     first = torch.tensor((1, 4, 6), device=window.x.device)[marks.zone] + (marks.shape[:, 0] * 1.99).long()
     rows = torch.arange(len(marks), device=window.x.device)
     grid = view.grid(exam, side)
-    cover = torch.zeros_like(window.x)
+    covers = []
     extra = torch.zeros_like(window.x)
     height = window.base - window.apex
     for k in range(3):
@@ -209,21 +213,23 @@ def fracture(window: Window, layers: Layers) -> Tensor:
         shown = (column(marks.count) > k).float()
         along = (window.x - cx) * dx + (window.y - cy) * dy
         across = (window.y - cy) * dx - (window.x - cx) * dy
-        step = (0.016 + 0.008 * window.grade) * window.strength * shown
+        step = (0.020 + 0.010 * window.grade) * window.strength * shown
         far = ramp(along, 0.01) * ramp(0.085 - along, 0.06) * ramp(0.06 - across.abs(), 0.03)
         grid[..., 1] += far * step * (2 / (atlas.V_RANGE[1] - atlas.V_RANGE[0]) / height)
-        lump = 0.040 + 0.006 * window.grade
-        callus = (1.35 - ((along.abs() - 0.034) / 0.030).square() - (across / lump).square()).clamp_(0, 1)
-        gap = (1.4 - along.abs() / (0.008 * torch.ones_like(window.pixel)).maximum(0.5 * window.pixel)).clamp_(0, 1)
-        gap = gap * ramp(lump * 1.1 - across.abs(), 0.02)
-        extra += shown * (callus * (1 - gap) * (0.22 + 0.03 * window.grade) - gap * 0.15) * window.strength
-        here = ramp(0.085 - along.abs(), 0.03) * ramp(lump * 1.35 - across.abs(), 0.02)
-        cover = torch.maximum(cover, here * shown)
+        # the ends are dense (overlap, callus); the outer one is displaced upwards with its rib
+        lump = 0.030 + 0.003 * window.grade
+        beside = (across + step * dx * (along > 0)).abs()
+        ends = (1.5 - ((along.abs() - 0.042) / 0.042).square() - (beside / lump).square()).clamp_(0, 1)
+        gap = (1.4 - along.abs() / (0.009 * torch.ones_like(window.pixel)).maximum(0.5 * window.pixel)).clamp_(0, 1)
+        gap = gap * ramp(lump * 1.3 - beside, 0.02)
+        extra += shown * (ends * (1 - gap) * (0.23 + 0.03 * window.grade) - gap * 0.15) * window.strength
+        here = ramp(0.095 - along.abs(), 0.03) * ramp(lump * 1.5 + step - across.abs(), 0.02)
+        covers.append(here * shown)
     page = atlas.pages(view.size, str(view.device))[view.pages[exam, side], :1]
     broken = functional.grid_sample(page, grid, align_corners=False)[:, 0]
     layers.ribs[exam, side] = broken
     window.add(layers.extra, extra)
-    return cover
+    return torch.stack(covers, dim=1)
 
 
 SIDED_SIGNS = {
@@ -242,6 +248,14 @@ def both_sides(marks: Marks) -> Marks:
     twice = {name: torch.cat([value, value]) for name, value in vars(marks).items()}
     side = torch.cat([torch.full_like(marks.side, RIGHT), torch.full_like(marks.side, LEFT)])
     return Marks(**{**twice, "side": side})
+
+
+def _rounded(path: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Corners cut at a quarter of each segment (Chaikin), so that a wire bends instead of breaking."""
+    points = []
+    for (ax, ay), (bx, by) in zip(path, path[1:], strict=False):
+        points += [(0.75 * ax + 0.25 * bx, 0.75 * ay + 0.25 * by), (0.25 * ax + 0.75 * bx, 0.25 * ay + 0.75 * by)]
+    return points
 
 
 def device(view: Frontal, marks: Marks, layer: Tensor) -> Tensor:
@@ -270,12 +284,13 @@ def device(view: Frontal, marks: Marks, layer: Tensor) -> Tensor:
         (sign * 0.09, cy - 0.06), (cava * 0.7, cy + 0.06), (cava, cy + 0.16), (cava, tip_y.clamp(max=0.16)),
         ((tip_x + cava) / 2, tip_y - 0.03 * pacemaker), (tip_x, tip_y),
     ]  # fmt: skip
+    path = [path[0], *_rounded(path), path[-1]]
     nearest = torch.full_like(x, 9.0)
     for (ax, ay), (bx, by) in zip(path, path[1:], strict=False):
         ux, uy = bx - ax, by - ay
         t = ((x - ax) * ux).add_((y - ay) * uy).div_((ux * ux + uy * uy).clamp(min=1e-6)).clamp_(0, 1)
         nearest = torch.minimum(nearest, (x - ax - t * ux).square_().add_((y - ay - t * uy).square_()))
-    width = torch.full_like(view.pixel[exam], 0.010).maximum(0.55 * view.pixel[exam])
+    width = torch.full_like(view.pixel[exam], 0.008).maximum(0.55 * view.pixel[exam])
     lead = (1.45 - nearest.sqrt_() / width).clamp_(0, 1)
     added = torch.maximum(case * (0.55 - 0.18 * core), lead * 0.27)
     layer.index_put_((exam,), added, accumulate=True)
