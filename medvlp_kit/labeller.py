@@ -90,6 +90,7 @@ class Rules:
         self.companions = data["companions"]
         self.coordinator = re.compile(rf"[,;]|\b{either}\b|\b(?:{'|'.join(self.companions)})\b")
         self.preposition = re.compile(rf"^\W*(?:{data['prepositions']})\b")
+        self.generic = re.compile(rf"\b(?:{data['generic']})\b")
         self.sides = [(side, re.compile(pattern)) for side, pattern in data["sides"].items()]
         self.zones = [(zone, re.compile(pattern)) for zone, pattern in data["zones"].items()]
         self.severities = [(severity, re.compile(pattern)) for severity, pattern in data["severities"].items()]
@@ -134,7 +135,7 @@ class Rules:
         """Mentions in reading order, longest first where they overlap."""
         every = [Mention(name, *match.span()) for name, pattern in self.findings for match in pattern.finditer(text)]
         kept: list[Mention] = []
-        for mention in sorted(every, key=lambda mention: (mention.name == "Other", mention.start - mention.end)):
+        for mention in sorted(every, key=lambda mention: (mention.start - mention.end, mention.name == "Other")):
             if all(mention.end <= other.start or mention.start >= other.end for other in kept):
                 kept.append(mention)
         return sorted(kept, key=lambda mention: mention.start)
@@ -192,6 +193,8 @@ class Rules:
                     continue
                 taken.append(match.span())
                 between = text[mention.end : match.start()]
+                if match.group() == "?" and between.strip():
+                    continue
                 if not (
                     self.stop.search(between)
                     or self.verb.search(between)
@@ -210,13 +213,31 @@ class Rules:
         for number, mention in enumerate(mentions):
             before, after = gaps[number]
             said = text[mention.start : mention.end]
-            pieces = [piece for piece in self.coordinator.split(before)][::-1]
-            pieces = [piece for i, piece in enumerate(pieces) if i == 0 or not self.verb.search(piece)]
-            near = next((piece for piece in pieces if self.side_of(piece)), pieces[0] if pieces else "")
+            near, last = self.near(before, mention.name)
             side = self.side_of(f"{near} {said}") or self.side_of(after)
             zone = self.only(self.zones, f"{near} {said} {after}")
-            own.append((side, zone, self.only(self.severities, f"{pieces[0] if pieces else ''} {said}")))
+            own.append((side, zone, self.only(self.severities, f"{last} {said}")))
         return [self.shared(text, mentions, own, number) for number in range(len(mentions))]
+
+    def near(self, before: str, name: str) -> tuple[str, str]:
+        """Of the text in front of a mention the part that places it, and the piece right before it.
+
+        The part is the last piece between commas and conjunctions. If that names no side, the piece before it counts
+        too when it opens with a place ("on the left, there is ..."), adds an adjective ("bilateral patchy and
+        confluent ...") or is an opacity that the finding explains ("left basal opacity, possibly ...").
+        """
+        marks = list(self.coordinator.finditer(before))
+        last = before[marks[-1].end() :] if marks else before
+        if self.side_of(last) or not marks:
+            return last, last
+        piece = before[marks[-2].end() if len(marks) > 1 else 0 : marks[-1].start()]
+        front = self.verb.split(piece)[-1]
+        placed = self.preposition.search(piece) and not self.verb.search(piece)
+        if self.generic.search(front):
+            joined = name != "Support Devices" and len(last.split()) <= 4
+        else:
+            joined = marks[-1].group() not in ",;" and len(last.split()) <= 2
+        return (f"{front} {last}" if placed or joined else last), last
 
     def gaps(self, text: str, mentions: list[Mention]) -> list[tuple[str, str]]:
         """For each mention the text before and behind it that can say where it is."""
@@ -251,7 +272,9 @@ class Rules:
             rest = after[match.end() :]
             if match.group() in self.companions and not self.verb.search(rest):
                 continue  # "pneumothorax with a visible edge on the right"
-            if self.verb.search(rest) or not (self.preposition.search(rest) or self.side_of(rest.strip()[:14])):
+            opening = rest.strip()[:14]
+            placed = self.preposition.search(rest) or self.side_of(opening) or self.only(self.zones, opening)
+            if self.verb.search(rest) or not placed:
                 return after[: match.start()]
         return after
 
@@ -286,8 +309,9 @@ def _gap(pattern: str) -> str:
 
 def _words(patterns: list[str]) -> re.Pattern:
     """One pattern for many cues, longest first, each on word edges."""
-    joined = "|".join(sorted(patterns, key=len, reverse=True))
-    return re.compile(rf"(?<![\w-])(?:{joined})(?![\w-])")
+    ordered = sorted(patterns, key=len, reverse=True)
+    edged = (pattern if pattern[0] in "\\?:;,- " else rf"(?<![\w-])(?:{pattern})" for pattern in ordered)
+    return re.compile(rf"(?:{'|'.join(edged)})(?![\w-])")
 
 
 @lru_cache(maxsize=None)
