@@ -243,17 +243,21 @@ def _engine() -> str:
             if documents.INJECTED in documents.tags(cell):
                 return await super().async_execute_cell(cell, cell_index, **options)
             first = next(line.strip() for line in cell.source.splitlines() if line.strip())
-            watch.say(f"[{cell_index + 1:>2}/{len(self.nb.cells)}] {first[:74]:<74}", end=" ")
+            watch.say(f"[{cell_index + 1:>2}/{len(self.nb.cells)}] {first[:70]:<70}", end=" ")
             started = time.perf_counter()
             try:
                 # nbclient's own limit quotes the cell. The outer one also ends waits inside nbclient that its limit
                 # does not see (a kernel and a client can each wait for the other's word about a widget).
                 answer = super().async_execute_cell(cell, cell_index, **options)
-                return await asyncio.wait_for(answer, watch.seconds + GRACE)
+                done = await asyncio.wait_for(answer, watch.seconds + GRACE)
             except asyncio.TimeoutError as error:
                 if isinstance(error, CellTimeoutError):
                     raise
                 raise CellTimeoutError.error_from_timeout_and_cell("no answer", int(watch.seconds), cell) from None
+            else:
+                if time.perf_counter() - started >= watch.seconds:  # a lost answer that only the limit dug up
+                    raise CellTimeoutError.error_from_timeout_and_cell("late", int(watch.seconds), cell)
+                return done
             finally:
                 watch.say(f"{time.perf_counter() - started:7.1f} s")
 
@@ -264,7 +268,7 @@ def _engine() -> str:
         def execute_managed_notebook(cls, nb_man, kernel_name, *, watch, log_output=False, **options):
             client = Client(
                 nb_man, timeout=watch.seconds, startup_timeout=120, kernel_name=kernel_name, stderr_file=watch.log,
-                iopub_timeout=int(min(60, watch.seconds)) + 1,
+                iopub_timeout=int(min(60, watch.seconds)) + 1, coalesce_streams=True,
             )  # fmt: skip
             client.watch = watch
             stop = threading.Event()
