@@ -134,7 +134,7 @@ def build_text_encoder(
 
     "bert", "gpt2": transformers models made from these sizes, untrained. "kit_bert": the one written out in `bert.py`.
     Anything else is a folder or a hub name (see `hub.NAMES`) whose weights are already on this machine; it brings its
-    own sizes, vocabulary and tokenizer (`hub.load_tokenizer`), and the size arguments must then be left out or agree.
+    own sizes, vocabulary and tokenizer (`hub.load_tokenizer`); width, layers, heads and length are then not used.
 
     ids (B, T), mask (B, T) bool -> TextFeatures. pooling: "cls", "mean", "max", "eos", or "last4" (GLoRIA).
     freeze: None, "all", or how many of the first layers stay fixed together with the embeddings.
