@@ -110,7 +110,7 @@ class Lateral(Film):
         layer = self._tissue() + self.extra
         air = self.air.sum(1)
         layer -= air * AIR
-        layer += self.vessels * air * (0.11 * self.full(body.vessel_contrast))
+        layer += self.vessels * air * (0.075 * self.full(body.vessel_contrast))
         return self.expose(layer, marker=False), covers
 
     def _tissue(self) -> Tensor:
@@ -125,8 +125,12 @@ class Lateral(Film):
         arm = ((y + 0.93 - 0.30 * (x + 0.2)) / 0.20).square() + (x + 0.25).clamp(min=0).square() * 6
         layer = torch.maximum(layer, ((1 - torch.minimum(shoulder, arm)) / 0.5).clamp(0, 1) * 0.70)
         crest = self.base - self.full(body.dome_left)
-        beat = (self.heart / 0.12).clamp(0, 1) * (0.17 - 0.15 * ((row - crest) / 0.12).clamp(0, 1))
+        beat = ((self.heart / 0.10).clamp(0, 1) * 0.4 + (self.heart / 0.5).clamp(0, 1) * 0.75) * (0.17 - 0.155 * ((row - crest) / 0.12).clamp(0, 1))
         layer += beat
+        # great vessels from the heart up to the arch
+        trunk = (x + 0.13 - 0.10 * (y + 0.1)) / 0.17
+        rows = ((self.heart_y - 0.05 - row) / 0.15).clamp(0, 1) * ((row - self.full(body.knob_height) + 0.12) / 0.2).clamp(0, 1)
+        layer += (1 - trunk.square()).clamp_(min=0) * (0.085 * rows)
         # sternum and spine
         layer += ramp(0.022 - (x - self.ribs_front + 0.012).abs(), 0.012) * (0.10 * ((row + 0.52) / 0.1).clamp(0, 1))
         spine = (0.078 - (x - self.spine).abs())
