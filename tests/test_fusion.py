@@ -12,7 +12,7 @@ from medvlp_kit.encoders.features import ImageFeatures, TextFeatures
 from medvlp_kit.encoders.layers import Attention
 from medvlp_kit.errors import KitError
 from medvlp_kit.fusion import FusedFeatures, build_fusion
-from medvlp_kit.fusion.inputs import masked_mean, sine_positions
+from medvlp_kit.fusion.inputs import sine_positions
 from medvlp_kit.fusion.prompt_pool import PromptPool, choose_prompts
 
 IMAGE, TEXT, WIDTH = 12, 8, 16
@@ -160,6 +160,48 @@ def explicit_block(block):
     return forward
 
 
+def test_single_stream_hands_back_the_right_places():
+    fusion = build("single")
+    image, text = features((6, 4))
+    streams = []
+    fusion.blocks[-1].register_forward_hook(lambda _, __, out: streams.append(out))
+    fused = fusion(image, text)
+    (stream,) = streams
+    assert stream.shape[1] == 1 + 6 + 1 + 6  # [CLS] patches [SEP] words
+    assert torch.equal(fused.patches, stream[:, 1:7])
+    assert torch.equal(fused.tokens, stream[:, 8:].masked_fill(~text.mask[:, :, None], 0.0))
+    assert torch.equal(fused.pooled, fusion.pool(stream[:, 0]))
+
+
+def test_co_attention_reads_the_other_stream_as_it_entered_the_layer():
+    """METER's layer by hand: two streams, two layers, each looking at what the other was before the layer."""
+    fusion = build("dual, co-attention")
+    image, text = features((6, 4))
+    entered_image, entered_text = fusion.inputs(image, text)
+    v, w = fusion.image_norm(entered_image.patches), fusion.text_norm(entered_text.tokens)
+    for image_block, text_block in zip(fusion.image_blocks, fusion.text_blocks):
+        v, w = (
+            image_block(v, context=w, context_mask=text.mask),
+            text_block(w, mask=text.mask, context=v),
+        )
+    fused = fusion(image, text)
+    torch.testing.assert_close(fused.patches, v)
+    torch.testing.assert_close(fused.tokens[text.mask], w[text.mask])
+    torch.testing.assert_close(fused.pooled, fusion.pool(torch.cat([v.mean(dim=1), w[:, 0]], dim=1)))
+
+
+def test_text_to_image_reads_the_projected_patches_in_every_layer():
+    fusion = build("dual, text to image")
+    image, text = features((6, 4))
+    entered_image, entered_text = fusion.inputs(image, text)
+    v, w = fusion.image_norm(entered_image.patches), fusion.text_norm(entered_text.tokens)
+    for block in fusion.text_blocks:
+        w = block(w, mask=text.mask, context=v)
+    fused = fusion(image, text)
+    torch.testing.assert_close(fused.patches, v)
+    torch.testing.assert_close(fused.pooled, fusion.pool(w[:, 0]))
+
+
 def reach(name, output, of, **options):
     """Does `output` of the fused features depend on the patches or the words (`of`)?"""
     fusion = build(name, **options)
@@ -298,12 +340,6 @@ def test_sine_positions_equal_their_formula_and_differ_everywhere():
     assert (torch.cdist(positions, positions) + torch.eye(6) > 1e-3).all()
     assert sine_positions((5,), 7).shape == (5, 7)  # a width that does not divide
     assert (sine_positions((5,), 7)[:, 6:] == 0).all()
-
-
-def test_masked_mean_is_the_mean_of_real_tokens_and_zero_without_any():
-    tokens = torch.randn(2, 3, 4)
-    mask = torch.tensor([[True, True, False], [False, False, False]])
-    torch.testing.assert_close(masked_mean(tokens, mask), torch.stack([tokens[0, :2].mean(dim=0), torch.zeros(4)]))
 
 
 @pytest.mark.parametrize(

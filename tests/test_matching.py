@@ -89,6 +89,14 @@ def test_numbers_that_are_not_finite_are_drawn_from_safely(bad):
             assert ((drawn >= 0) & (drawn < 4) & (drawn != torch.arange(4))).all()
 
 
+def test_nan_is_the_lowest_and_infinity_the_highest():
+    row = [0.0, math.nan, -1e4, math.inf, -math.inf]
+    similarity = torch.tensor([row] * 5)
+    assert {int(hard_negatives(similarity, generator=seeded(s))[0][0]) for s in range(30)} == {3}
+    similarity[:, 3] = math.nan
+    assert {int(hard_negatives(similarity, generator=seeded(s))[0][0]) for s in range(30)} == {2}
+
+
 def test_one_pair_alone_has_no_negative():
     texts, images = hard_negatives(torch.zeros(1, 1), generator=None)
     assert texts.tolist() == images.tolist() == [-1]

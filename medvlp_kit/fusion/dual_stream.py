@@ -7,6 +7,7 @@ from torch import nn
 
 from ..encoders.features import ImageFeatures, TextFeatures
 from ..encoders.layers import Block
+from ..encoders.pooling import pool_text
 from ..errors import KitError, unknown
 from .features import FusedFeatures
 from .inputs import FusionInputs
@@ -73,7 +74,7 @@ class DualStream(nn.Module):
                 patches = self.image_blocks[index](patches, **other)
             tokens = text_block(tokens, mask=words, **({"context": before} if together else {}))
         tokens = tokens.masked_fill(~text.mask[:, :, None], 0.0)
-        pooled = tokens[:, 0]
+        pooled = pool_text(tokens, text.mask, how="cls")  # (B, D)
         if self.image_blocks is not None:
             pooled = torch.cat([patches.mean(dim=1), pooled], dim=-1)
         return FusedFeatures(self.pool(pooled), patches, tokens, text.mask)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..encoders.features import ImageFeatures, TextFeatures
+from ..encoders.pooling import masked_mean
 from ..errors import KitError, unknown
 from .prompt_pool import EmptyToken, LearnedToken, PromptPool
 
@@ -29,12 +30,6 @@ def sine_positions(grid: tuple[int, ...], width: int, *, device=None) -> Tensor:
     angles = (coordinates[:, :, None] * rates).flatten(1)  # (N, axes * s/2)
     positions = torch.cat([angles.sin(), angles.cos()], dim=1)
     return F.pad(positions, (0, width - positions.shape[1]))
-
-
-def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """(B, T, D), (B, T) bool -> (B, D): the mean of the real tokens; zero for a text that has none."""
-    weights = mask.to(tokens.dtype)[:, :, None]
-    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 class FusionInputs(nn.Module):

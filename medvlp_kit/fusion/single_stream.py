@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from ..encoders.features import ImageFeatures, TextFeatures
 from ..encoders.layers import Block
+from ..encoders.pooling import masked_mean
 from ..errors import KitError, unknown
 from .features import FusedFeatures
-from .inputs import FusionInputs, masked_mean
+from .inputs import FusionInputs
 from .masks import MASKS, check_mask_style, non_crossing
 
 POOLINGS = ("cls", "mean")

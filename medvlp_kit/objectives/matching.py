@@ -51,7 +51,7 @@ def hard_negatives(
             raise KitError(f"forbid is {forbid.dtype} {tuple(forbid.shape)}: give bool {tuple(similarity.shape)}")
         closed = closed | forbid
     # Far inside float32: adding the noise can neither overflow nor reach the minus infinity of a closed pair.
-    scores = similarity.detach().float().nan_to_num(nan=-1e30, posinf=1e30, neginf=-1e30).clamp(-1e30, 1e30)
+    scores = similarity.detach().float().nan_to_num(nan=-1e30).clamp(-1e30, 1e30)
     return _draw(scores, closed, generator), _draw(scores.T, closed.T, generator)
 
 
