@@ -1,7 +1,8 @@
 """The pretraining loop, on Hugging Face accelerate: one code path for CPU, CUDA, MPS and several processes.
 
     medvlp pretrain --recipe convirt --data phantoms --out runs/first
-    accelerate launch -m medvlp_kit.pretrain --recipe convirt --data phantoms --out runs/first
+    accelerate launch -m medvlp_kit.pretrain --recipe convirt --data phantoms --out runs/first     # GPUs
+    torchrun --nproc_per_node 2 -m medvlp_kit.pretrain --recipe convirt --out runs/first           # CPU processes
 
 Everything random at step k is a function of (seed, k), so a run that was killed and resumed ends, on a CPU, with the
 same bits as one that was not.
@@ -144,6 +145,7 @@ def pretrain(
     started = folder is not None and (folder / run_folder.DESCRIPTION).is_file()
     if started and not resume:
         raise KitError(f"{folder} already holds a run: add --resume to continue it, or choose another --out")
+    accelerator.wait_for_everyone()  # all have looked before the main process writes
     if started and (folder / run_folder.TOKENIZER).is_file():
         tokenizer = ReportTokenizer.load(folder / run_folder.TOKENIZER)
     elif tokenizer is None:
