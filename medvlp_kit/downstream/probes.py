@@ -1,0 +1,105 @@
+"""Probes: narrow questions to a model whose answer a good average can hide.
+
+`side_swap` asks whether the model knows left from right. A model trained on flipped images with unchanged reports may
+keep its AUROC and still be at chance here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..budget import Budget
+from ..errors import KitError
+from ..study import PRESENT, Collection, Tokenizer
+from .encode import Examination
+from .intervals import bootstrap_mean
+from .prompts import phrases
+from .result import Estimate, Result
+
+SIDES = {"left": "right", "right": "left"}
+# Spanish adjectives agree in gender and number, so the stem is swapped and the ending kept.
+_SIDE_WORDS = re.compile(r"\b(left|right|izquierd|derech)(?=[oa]s?\b|\b|-sided\b)", re.IGNORECASE)
+_OTHER = {"left": "right", "right": "left", "izquierd": "derech", "derech": "izquierd"}
+
+
+def swap_sides(text: str) -> str:
+    """The text with left and right exchanged (English and Spanish); case is kept; its own inverse."""
+
+    def other(match: re.Match) -> str:
+        word = match.group()
+        swapped = _OTHER[word.lower()]
+        return swapped.upper() if word.isupper() else swapped.capitalize() if word[0].isupper() else swapped
+
+    return _SIDE_WORDS.sub(other, text)
+
+
+def one_sided(collection: Collection) -> list[tuple[int, str, str]]:
+    """(study, finding, side) of every finding that is present on exactly one side of a study."""
+    found = []
+    for i in range(len(collection)):
+        sides: dict[str, set] = {}
+        for finding in collection.study(i).findings:
+            if finding.status == PRESENT and finding.side:
+                sides.setdefault(finding.name, set()).add(finding.side)
+        found += [(i, name, next(iter(s))) for name, s in sides.items() if len(s) == 1 and next(iter(s)) in SIDES]
+    return found
+
+
+def preference(exam: Examination, pairs: Sequence[tuple[int, Sequence[str], Sequence[str]]]) -> np.ndarray:
+    """For each (study, true sentences, false sentences): does the model score the true ones higher? (K,) 0, ½ or 1.
+
+    True and false sentences correspond one to one; their scores are averaged before they are compared.
+    """
+    sentences = list(dict.fromkeys(s for _, true, false in pairs for s in (*true, *false)))
+    place = {sentence: i for i, sentence in enumerate(sentences)}
+    scores = exam.scores(sentences).double().numpy()  # (N, M)
+    margins = [
+        scores[i, [place[s] for s in true]].mean() - scores[i, [place[s] for s in false]].mean()
+        for i, true, false in pairs
+    ]
+    return (np.sign(margins) + 1) / 2
+
+
+def side_swap(
+    model, tokenizer: Tokenizer, collection: Collection, *, budget: str | Budget | None = None,
+    split: str | None = "test", seed: int = 0, kind: str = "lexicon", examination: Examination | None = None,
+) -> Result:  # fmt: skip
+    """P[s(image, true sentence) > s(image, the same with left and right exchanged)] over one-sided findings."""
+    exam = examination or Examination(model, tokenizer, collection, budget=budget, split=split, seed=seed)
+    cases = one_sided(exam.collection)
+    if not cases:
+        raise KitError(f"{exam.collection.name} says of no finding that it is on one side, so sides cannot be probed")
+    true = {case: phrases(case[0], side=case[1], kind=kind) for case in dict.fromkeys(c[1:] for c in cases)}
+    false = {case: [swap_sides(sentence) for sentence in sentences] for case, sentences in true.items()}
+    pairs = [(i, true[name, side], false[name, side]) for i, name, side in cases]
+    studies, names = np.array([i for i, _, _ in cases]), np.array([name for _, name, _ in cases])
+    resamples = exam.budget.resamples
+
+    def interval(values: np.ndarray, chosen) -> Estimate:
+        found = bootstrap_mean(values[chosen], clusters=studies[chosen], resamples=resamples, seed=seed)
+        return Estimate.of("random weights", found)
+
+    own, control = preference(exam, pairs), preference(exam.control, pairs)
+    rows = []
+    for name in ["all", *sorted(set(names))]:
+        chosen = np.flatnonzero((names == name) | (name == "all"))
+        mine, random = interval(own, chosen), interval(control, chosen)
+        rows.append((name, len(chosen), mine.value, mine.low, mine.high, random.value))
+    columns = ["finding", "cases", "accuracy", "low", "high", "random weights"]
+    whole = interval(own, slice(None))
+    return Result(
+        task="side swap", name="accuracy", value=whole.value, low=whole.low, high=whole.high,
+        controls=(Estimate("chance", 0.5), interval(control, slice(None))),
+        n=len(cases), unit=f"findings in {len(set(studies.tolist()))} studies", resamples=resamples,
+        split=exam.where, seed=seed, table=pd.DataFrame(rows, columns=columns).set_index("finding"),
+        prompts=f"{kind}, finding and side, such as {pairs[0][1][0]!r} against {pairs[0][2][0]!r}",
+        rule=(
+            "share of one-sided findings whose true sentences score higher, on average over the wordings, than the "
+            "same sentences with left and right exchanged; ties count half; findings on both sides are left out; "
+            "the scorer of training; studies resampled"
+        ),
+    )  # fmt: skip

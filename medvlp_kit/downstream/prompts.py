@@ -1,0 +1,104 @@
+"""Prompts: the sentences that ask a model for a finding, in pairs of presence and absence.
+
+For the kit's ten findings the sentences come from the phantom lexicon, in the wordings reports use; for any other label
+name they are two plain templates. A `PromptSet` has a name because a result is only as good as its wording: the same
+model moves by tens of points when the words change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ..errors import KitError, unknown
+from ..phantoms.scene import FINDINGS
+
+NO_FINDING = "No Finding"  # a label of several public sets; its presence is an absence, so its pair is turned round
+KINDS = ("lexicon", "held out", "plain")
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Named prompt pairs: finding -> (sentences that affirm it, sentences that deny it)."""
+
+    name: str
+    pairs: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
+
+    def __post_init__(self):
+        pairs = {}
+        for finding, pair in self.pairs.items():
+            if isinstance(pair, str) or len(pair) != 2:
+                raise KitError(f"prompts for {finding!r}: give a pair (positive, negative), each a sentence or several")
+            pairs[finding] = tuple((half,) if isinstance(half, str) else tuple(half) for half in pair)
+            if not all(pairs[finding]):
+                raise KitError(f"prompts for {finding!r}: both halves of the pair need at least one sentence")
+        object.__setattr__(self, "pairs", MappingProxyType(pairs))
+
+    def __str__(self) -> str:
+        sizes = [len(positive) + len(negative) for positive, negative in self.pairs.values()]
+        positive, negative = next(iter(self.pairs.values()), (("",), ("",)))
+        return (
+            f"{self.name}: {len(self.pairs)} findings, {sum(sizes)} sentences,"
+            f" such as {positive[0]!r} against {negative[0]!r}"
+        )
+
+    @property
+    def sentences(self) -> list[str]:
+        """All distinct sentences, in order."""
+        return list(dict.fromkeys(s for pair in self.pairs.values() for half in pair for s in half))
+
+    def only(self, findings: Iterable[str]) -> PromptSet:
+        """The same set for some of its findings."""
+        for finding in (findings := list(findings)):
+            if finding not in self.pairs:
+                raise unknown("finding in the prompt set", finding, self.pairs)
+        return PromptSet(self.name, {finding: self.pairs[finding] for finding in findings})
+
+
+def phrases(
+    finding: str, *, side: str | None = None, zone: str | None = None, severity: str | None = None,
+    language: str = "en", kind: str = "lexicon",
+) -> list[str]:  # fmt: skip
+    """Sentences that say `finding` is there, on `side` and in `zone` when given."""
+    if kind not in KINDS:
+        raise unknown("kind of prompt", kind, KINDS)
+    if kind != "plain" and finding in FINDINGS:
+        from ..phantoms import report
+
+        return report.prompts(
+            finding, side=side, zone=zone, severity=severity, language=language, held_out=kind == "held out"
+        )
+    words = [severity, side, zone and f"{zone} zone", finding.lower()]
+    return [f"There is {' '.join(word for word in words if word)}."]
+
+
+def negatives(finding: str, *, language: str = "en", kind: str = "lexicon") -> list[str]:
+    """Sentences that say `finding` is not there."""
+    if kind not in KINDS:
+        raise unknown("kind of prompt", kind, KINDS)
+    if kind != "plain" and finding in FINDINGS:
+        from ..phantoms import report
+
+        return report.negative_prompts(finding, language=language, held_out=kind == "held out")
+    return [f"No {finding.lower()}."]
+
+
+def prompt_set(findings: Sequence[str], *, kind: str = "lexicon", language: str = "en") -> PromptSet:
+    """The pairs for `findings`. kind: "lexicon" (as reports say it), "held out" (as no report says it) or "plain"."""
+    pairs = {}
+    for finding in findings:
+        positive = phrases(finding, language=language, kind=kind)
+        negative = negatives(finding, language=language, kind=kind)
+        if finding.casefold() == NO_FINDING.casefold():
+            # "There is no finding." against "No no finding." would be nonsense, and would score with the sign reversed.
+            positive, negative = ["No abnormality.", "Normal study."], ["There is an abnormality.", "Abnormal study."]
+        pairs[finding] = (tuple(positive), tuple(negative))
+    return PromptSet(kind if language == "en" else f"{kind}, {language}", pairs)
+
+
+def as_prompt_set(prompts: PromptSet | Mapping | str | None, findings: Sequence[str]) -> PromptSet:
+    """What a user may pass as prompts, as a PromptSet: None (lexicon), a kind, a mapping of pairs, or a PromptSet."""
+    if prompts is None or isinstance(prompts, str):
+        return prompt_set(findings, kind=prompts or "lexicon")
+    return prompts if isinstance(prompts, PromptSet) else PromptSet("own", prompts)
