@@ -96,11 +96,12 @@ class Rules:
         self.severities = [(severity, re.compile(pattern)) for severity, pattern in data["severities"].items()]
         self.capitals = data["capitals"]
         names = "|".join(sorted(self.capitals, key=len, reverse=True))
+        self.read = lru_cache(maxsize=1 << 16)(self._read)  # reports repeat their sentences
         self.capital = re.compile(rf"(?<![\w/.])(?<!\d )(?:{names})(?![\w/])")
 
     # ---- one sentence -----------------------------------------------------------------------------------------
 
-    def read(self, sentence: str) -> list[Finding]:
+    def _read(self, sentence: str) -> list[Finding]:
         """Every statement of one sentence about a finding."""
         text = self.normalise(sentence)
         found = [Finding(name, ABSENT) for name in self.denied(text)]
@@ -129,7 +130,7 @@ class Rules:
         text = " ".join("".join(letter for letter in text if not unicodedata.combining(letter)).split())
         for pattern, replacement in self.rewrite:
             text = pattern.sub(replacement, text)
-        return text.replace("?", " ? ")
+        return text.replace("?", " ? ").replace("¿", " ¿ ")
 
     def mentions(self, text: str) -> list[Mention]:
         """Mentions in reading order, longest first where they overlap."""
@@ -166,14 +167,16 @@ class Rules:
 
     def nearest_before(self, text: str, mention: Mention) -> str | None:
         """The kind of the nearest cue in front whose reach includes the mention."""
-        best_start, best_end, best = -1, -1, None
-        for kind, pattern in self.before:
-            for match in pattern.finditer(text, 0, mention.start):
-                inside_other = best_start <= match.start() and match.end() <= best_end
-                if match.end() > best_end and not inside_other and self.reaches(text, match.end(), mention):
-                    if not (match.start() < best_end and match.start() >= best_start):
-                        best_start, best_end, best = match.start(), match.end(), kind
-        return best
+        cues = [
+            (match.start(), match.end(), kind)
+            for kind, pattern in self.before
+            for match in pattern.finditer(text, 0, mention.start)
+        ]
+        for start, end, kind in sorted(cues, key=lambda cue: (-cue[1], cue[0])):
+            longer = any(first <= start and end <= last and last - first > end - start for first, last, _ in cues)
+            if not longer and self.reaches(text, end, mention):  # "cannot exclude" is not "exclude"
+                return kind
+        return None
 
     def reaches(self, text: str, start: int, mention: Mention) -> bool:
         """Whether nothing between a cue that ends at `start` and the mention begins a new statement."""
@@ -216,7 +219,8 @@ class Rules:
             near, last = self.near(before, mention.name)
             side = self.side_of(f"{near} {said}") or self.side_of(after)
             zone = self.only(self.zones, f"{near} {said} {after}")
-            own.append((side, zone, self.only(self.severities, f"{last} {said}")))
+            severity = self.only(self.severities, f"{last} {said}") or self.only(self.severities, after)
+            own.append((side, zone, severity))
         return [self.shared(text, mentions, own, number) for number in range(len(mentions))]
 
     def near(self, before: str, name: str) -> tuple[str, str]:
@@ -234,7 +238,7 @@ class Rules:
         front = self.verb.split(piece)[-1]
         placed = self.preposition.search(piece) and not self.verb.search(piece)
         if self.generic.search(front):
-            joined = name != "Support Devices" and len(last.split()) <= 4
+            joined = name != "Support Devices" and len(last.split()) <= 5
         else:
             joined = marks[-1].group() not in ",;" and len(last.split()) <= 2
         return (f"{front} {last}" if placed or joined else last), last

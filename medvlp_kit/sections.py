@@ -104,7 +104,7 @@ def guess_language(text: str) -> str:
 
 _ABBREVIATIONS = frozenset(
     "dr dra mr mrs ms prof st approx ca cf eg e.g i.e ie etc vs no fig figs resp max min incl excl s.p a.m p.m lt rt "
-    "r.t l.t sup inf ant post lat mm cm sr sra aprox p.ej ej ud dcha izq izda dcho izdo der núm num pág".split()
+    "r.t l.t sup inf ant post lat mm cm sr sra aprox p.ej ej ud núm num pág".split()
 )
 _END = re.compile(r"(?P<stop>[.!?]+)(?P<close>[\"')\]]*)(?=\s|$)")
 _BULLET = re.compile(r"^\s*(?:[-*•·–]\s+|\(?\d{1,2}[.)]\s+|\(?[a-h][)]\s+)")
@@ -147,7 +147,7 @@ _PAIRS = {
            ("lt", "rt"), ("levoscoliosis", "dextroscoliosis"), ("levocardia", "dextrocardia"),
            ("levoposition", "dextroposition"), ("levoconvex", "dextroconvex")),
     "es": (("izquierdo", "derecho"), ("izquierda", "derecha"), ("izquierdos", "derechos"), ("izquierdas", "derechas"),
-           ("izdo", "dcho"), ("izda", "dcha"), ("izq", "der"), ("levoescoliosis", "dextroescoliosis"),
+           ("izdo", "dcho"), ("izda", "dcha"), ("izdos", "dchos"), ("izdas", "dchas"), ("izq", "der"), ("levoescoliosis", "dextroescoliosis"),
            ("levocardia", "dextrocardia")),
 }  # fmt: skip
 _CAPITALS = {

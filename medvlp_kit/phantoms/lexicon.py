@@ -87,26 +87,15 @@ class Lexicon:
             return [], []
         known = "_".join(part for part in ("both" if side == "bilateral" else side and "side", zone and "zone") if part)
         forms = self.data["places"][group][known]
-        before, after = list(forms["adjective"]), list(forms["after"])
-        if zone == "lower":
-            before += forms.get("lower_adjective", ())
-            after += forms.get("lower_after", ())
-        sides = self.data["sides"][side] if side else {"word": "", "sided": "", "short": ""}
-        zones = self.data["zones"][zone] if zone else [""]
-
-        def fill(templates: list[str]) -> list[str]:
-            return list(
-                dict.fromkeys(
-                    template.replace("{side}", sides["short" if short else "word"])
-                    .replace("{sided}", sides["short" if short else "sided"])
-                    .replace("{the_side}", sides.get("the", ""))
-                    .replace("{zone}", word)
-                    for template in templates
-                    for word in zones
-                )
-            )
-
-        return fill(before), fill(after)
+        before = [*forms["adjective"], *forms.get(f"{zone}_adjective", ())]
+        after = [*forms["after"], *forms.get(f"{zone}_after", ())]
+        slots = dict(self.data["sides"].get(side, {}))
+        slots["side"] = slots.get("short" if short else "word", "")
+        slots["sided"] = slots.get("short" if short else "sided", "")
+        slots["sides"] = self.data.get("plural_sides", {}).get(side, "")
+        slots["zones"] = self.data.get("plural_zones", {}).get(zone, "")
+        words = self.data["zones"].get(zone, [""])
+        return _fill(before, slots, words), _fill(after, slots, words)
 
     # ---- noun phrases -----------------------------------------------------------------------------------------
 
@@ -127,7 +116,7 @@ class Lexicon:
         nouns = entry["nouns" if register == "full" else register]
         if register == "full" and severity == "severe":
             nouns = nouns + entry.get("severe_nouns", [])
-        order = "telegraphic" if register == "telegraphic" else "placed" if before else "unplaced"
+        order = "telegraphic" if register == "telegraphic" else "placed" if before or after else "unplaced"
         placed = self.data["patterns"][order]
         phrases = []
         for noun, pattern, word in product(nouns, placed, severities):
@@ -135,7 +124,7 @@ class Lexicon:
             countable = "[" in noun
             number = plural and countable
             spots = before if "{adjective}" in pattern else after if "{after}" in pattern else [""]
-            for spot in spots or [""]:
+            for spot in spots if before or after else [""]:
                 text = pattern.replace("{severity}", word).replace("{n}", noun)
                 text = text.replace("{adjective}", spot).replace("{after}", spot)
                 text = self.tidy(agree(text, number, feminine))
@@ -172,18 +161,22 @@ class Lexicon:
             "after": after or [""],
             "side": [sides.get("adjective", sides.get("word", ""))],
             "count": [self.data["numbers"][count] if count > 1 else article],
+            "number": [self.data["numbers"][count]],
         }
         for name, forms in self.data["side_phrases"].items():
             form = forms.get(f"{side}_zone" if zone else side) or forms.get(side) or forms["none"]
             slots[name] = [form.replace("{zone}", word) for word in self.data["zones"].get(zone, [""])]
+        slots["severity_m"] = [agree(word, False) for word in slots["severity"]]
         slots["a_severity"] = [word if plural else f"{article} {word}" for word in slots["severity"]]
         sentences = []
         for template in entry["sentences"][certainty]:
+            feminine, template = template.startswith("f:"), template.removeprefix("f:")
             names = list(dict.fromkeys(re.findall(r"\{(\w+)\}", template)))
             for values in product(*(slots[name.lower()] for name in names)):
                 text = agree(template, plural)
                 for name, value in zip(names, values, strict=True):
-                    text = text.replace(f"{{{name}}}", agree(value, plural))
+                    value = capitalise(value) if name[0].isupper() else value
+                    text = text.replace(f"{{{name}}}", agree(value, plural, feminine))
                 sentences.append(capitalise(self.tidy(text)))
         return tuple(dict.fromkeys(sentences))
 
@@ -199,6 +192,17 @@ class Lexicon:
             if (capital := f"{{{capitalise(name)}}}") in text:
                 text = text.replace(capital, capitalise(value))
         return self.tidy(text) if self._fixes else text
+
+
+def _fill(templates: list[str], slots: dict[str, str], zones: list[str]) -> list[str]:
+    """Every template with its slots filled, once for each word of the zone; without repetitions, in order."""
+    filled = []
+    for template, zone in product(templates, zones):
+        text = template.replace("{zone}", zone)
+        for name, value in slots.items():
+            text = text.replace(f"{{{name}}}", value)
+        filled.append(text)
+    return list(dict.fromkeys(filled))
 
 
 @lru_cache(maxsize=None)
