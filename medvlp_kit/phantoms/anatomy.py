@@ -27,7 +27,7 @@ BODY = {  # the patient's: name -> (low, high)
     "base": (0.60, 0.72),  # height of the costophrenic angles
     "dome_right": (0.21, 0.28),  # how far each diaphragm dome rises above its angle
     "dome_left": (0.15, 0.22),
-    "heart_left": (0.35, 0.42),  # extents of the heart from the midline
+    "heart_left": (0.37, 0.46),  # extents of the heart from the midline
     "heart_right": (0.145, 0.185),
     "heart_centre": (0.20, 0.27),
     "heart_height": (0.33, 0.38),
@@ -87,8 +87,17 @@ class Anatomy:
         table = np.concatenate([table, np.array(extra, dtype=np.float32).reshape(-1, 3)], axis=1)
         names = (*BODY, *POSE, "female", "bedside", "years")
         columns = torch.from_numpy(np.ascontiguousarray(table.T.astype(np.float32))).to(device)  # (names, B)
+        self._hold(names, columns)
+
+    def _hold(self, names: tuple[str, ...], columns: Tensor) -> None:
+        self._names, self._columns, self.size = names, columns, columns.shape[1]
         self.__dict__.update(zip(names, columns.unbind(0), strict=True))
-        self.size = len(scenes)
+
+    def part(self, rows: slice) -> Anatomy:
+        """The numbers of some of the exams."""
+        part = object.__new__(Anatomy)
+        part._hold(self._names, self._columns[:, rows])
+        return part
 
 
 @dataclass(frozen=True)

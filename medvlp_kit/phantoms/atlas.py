@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-VARIANTS = 16
+VARIANTS = 12
 U_RANGE, V_RANGE = (-0.12, 1.16), (-0.12, 1.22)  # what an atlas page covers
-_WIDTH, _HEIGHT = 384, 640  # of a page as drawn; sampled smaller
+_WIDTH, _HEIGHT = 312, 520  # of a page as drawn; sampled smaller
 APEX_START = 0.20  # u of the lung's outer edge at the very top
 RIBS = 10
 
@@ -128,7 +128,8 @@ def _tree(variant: int, *, all_round: bool) -> np.ndarray:
     for _ in range(9):  # arteries and veins of the hilum, seen end on or crossing
         centre = hilum + generator.normal(0, 1, 2) * np.array([0.025, 0.045])
         (x, y), radius = _pixels(centre[None])[0], generator.uniform(0.010, 0.022) * _HEIGHT
-        pen.ellipse((x - radius * 0.8, y - radius * 1.2, x + radius * 0.8, y + radius), fill=generator.uniform(0.6, 0.9))
+        box = (x - radius * 0.8, y - radius * 1.2, x + radius * 0.8, y + radius)
+        pen.ellipse(box, fill=generator.uniform(0.6, 0.9))
     picture = torch.from_numpy(np.array(page, dtype=np.float32))[None, None]
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     picture = functional.conv2d(picture, kernel.view(1, 1, 1, 5), padding=(0, 2))
@@ -161,7 +162,7 @@ NOISE_MARGIN = 96  # offsets a picture may take into a noise bank
 
 @lru_cache(maxsize=16)
 def noise(size: int, device: str) -> tuple[Tensor, Tensor]:
-    """Two banks (size + NOISE_MARGIN, same): white noise, and clouds of about a tenth of the picture; unit variance."""
+    """Banks (size + NOISE_MARGIN) square: white noise, and clouds a tenth of a picture wide; unit variance."""
     generator = torch.Generator().manual_seed(20_240 + size)
     side = size + NOISE_MARGIN
     white = torch.randn((side, side), generator=generator)

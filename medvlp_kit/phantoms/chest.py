@@ -18,7 +18,8 @@ from .frontal import Frontal
 from .scene import SIDES, Scene
 
 VIEWS = ("frontal", "lateral")
-CHUNK = 16  # exams drawn at once: large enough for the vector units, small enough for the cache
+CHUNK = 64  # exams whose curves are computed at once: the more, the less overhead
+PART = 8  # exams whose pictures are drawn at once on a CPU: few, so that they stay in the cache
 SMALLEST = 16
 
 
@@ -26,7 +27,7 @@ def check(size: int, view: str) -> None:
     if view not in VIEWS:
         raise unknown("view", view, VIEWS)
     if isinstance(size, bool) or not isinstance(size, int) or size < SMALLEST:
-        raise KitError(f"a phantom of size {size!r} cannot be drawn: give a whole number of pixels, at least {SMALLEST}")
+        raise KitError(f"cannot draw a phantom of size {size!r}: give a whole number of pixels, at least {SMALLEST}")
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def render(
     pictures = torch.empty((len(scenes), 1, size, size), device=device)
     for start in range(0, len(scenes), CHUNK):
         part = scenes[start : start + CHUNK]
-        pictures[start : start + CHUNK, 0] = _draw(part, size, view, device)[0]
+        pictures[start : start + CHUNK, 0] = _draw(part, size, view, device, covers=False)[0]
     return pictures
 
 
@@ -57,7 +58,7 @@ def regions(scenes: Sequence[Scene], *, size: int = 64, view: str = "frontal") -
     for start in range(0, len(scenes), CHUNK):
         part = scenes[start : start + CHUNK]
         per_scene: list[list[Region]] = [[] for _ in part]
-        for name, marks, cover in _draw(part, size, view, "cpu")[1]:
+        for name, marks, cover in _draw(part, size, view, "cpu", covers=True)[1]:
             masks = cover > 0.35
             for row in range(len(marks)):
                 exam = int(marks.exam[row])
@@ -75,33 +76,49 @@ def _box(mask: Tensor) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def _draw(scenes: Sequence[Scene], size: int, view: str, device) -> tuple[Tensor, list]:
-    """Pictures (B, H, W) and [(finding, marks, cover (n, H, W))]."""
+def _draw(scenes: Sequence[Scene], size: int, view: str, device, *, covers: bool) -> tuple[Tensor, list]:
+    """Pictures (B, H, W) and, if wanted, [(finding, marks, cover (n, ..., H, W))]."""
     if view == "lateral":
         from .lateral import draw
 
         return draw(scenes, size, device)
     picture = Frontal(scenes, size, device)
-    ribs, vessels = picture.sample()
-    layers = signs.Layers(picture.air, ribs, vessels, torch.zeros_like(ribs))
-    covers = []
+    many = PART if torch.device(device).type == "cpu" else len(scenes)
+    shape = (len(scenes), 2, size, picture.strip)
+    layers = signs.Layers(*(torch.empty(shape, device=device) for _ in range(3)), torch.zeros(shape, device=device))
+    picture.inside = torch.empty(shape, device=device)
+    for rows, part in picture.parts(many):
+        part.fields()
+        picture.inside[rows], layers.air[rows] = part.inside, part.air
+        drawn = part.sample()
+        layers.ribs[rows], layers.vessels[rows] = drawn[:, :, 0], drawn[:, :, 1]
+
+    found = []
     for name, sign in signs.SIDED_SIGNS.items():
         marks = picture.marks.get(name)
         if marks is not None:
             marks = signs.both_sides(marks) if name == "Edema" else marks
             cover = sign(signs.Window(picture, marks), layers)
-            covers.append((name, marks, _widen(cover, marks.side, size)))
-    contrast = picture.body.vessel_contrast.view(-1, 1, 1, 1)
-    layers.extra += layers.vessels * layers.air * (0.25 * contrast)
-    layer = picture.assemble(layers.ribs, layers.vessels, layers.extra)
-    for name, cover in (("Cardiomegaly", _heart), ("Enlarged Cardiomediastinum", _mediastinum)):
-        marks = picture.marks.get(name)
-        if marks is not None:
-            covers.append((name, marks, cover(picture)[marks.exam]))
-    marks = picture.marks.get("Support Devices")
-    if marks is not None:
-        covers.append(("Support Devices", marks, signs.device(picture, marks, layer)))
-    return picture.expose(layer), covers
+            if covers:
+                found.append((name, marks, _widen(cover, marks.side, size)))
+
+    film = torch.empty((len(scenes), size, size), device=device)
+    for rows, part in picture.parts(many):
+        part.x, part.y = part.position()
+        film[rows] = part.assemble(*(layer[rows] for layer in layers))
+    devices = picture.marks.get("Support Devices")
+    if devices is not None:
+        cover = signs.device(picture, devices, film)
+        found.append(("Support Devices", devices, cover))
+    for rows, part in picture.parts(many):
+        part.expose(film[rows])
+    if covers:
+        x, y = picture.position()
+        for name, midline in (("Cardiomegaly", _heart), ("Enlarged Cardiomediastinum", _mediastinum)):
+            marks = picture.marks.get(name)
+            if marks is not None:
+                found.append((name, marks, midline(picture, x, y)[marks.exam]))
+    return film, found
 
 
 def _widen(cover: Tensor, side: Tensor, size: int) -> Tensor:
@@ -113,12 +130,12 @@ def _widen(cover: Tensor, side: Tensor, size: int) -> Tensor:
     return wide
 
 
-def _heart(view: Frontal) -> Tensor:
-    inside = (view.x < view.heart_left) & (-view.x < view.heart_right)
-    return (inside & (view.y > view.heart_top) & (view.y < view.heart_bottom)).float()
+def _heart(view: Frontal, x: Tensor, y: Tensor) -> Tensor:
+    inside = (x < view.heart_left) & (-x < view.heart_right)
+    return (inside & (y > view.heart_top) & (y < view.heart_bottom)).float()
 
 
-def _mediastinum(view: Frontal) -> Tensor:
-    inside = (view.x < view.upper_left) & (-view.x < view.upper_right)
+def _mediastinum(view: Frontal, x: Tensor, y: Tensor) -> Tensor:
+    inside = (x < view.upper_left) & (-x < view.upper_right)
     middle = view.body.knob_height.view(-1, 1, 1) + 0.02
-    return (inside & ((view.y - middle).abs() < 0.30)).float()
+    return (inside & ((y - middle).abs() < 0.30)).float()

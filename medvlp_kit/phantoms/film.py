@@ -1,4 +1,4 @@
-"""What both views share: exposure, noise, collimation and the marker letter."""
+"""What both views share: the picture's frame, exposure, noise, collimation and the marker letter."""
 
 from __future__ import annotations
 
@@ -6,56 +6,77 @@ import torch
 from torch import Tensor
 
 from . import atlas
-from .anatomy import RIGHT, Anatomy
+from .anatomy import RIGHT, Anatomy, Marks
 
 
 def ramp(distance: Tensor, width) -> Tensor:
-    """0 outside, 1 inside, linear over `width` about the edge: an antialiased step."""
-    return (distance / width + 0.5).clamp_(0, 1)
+    """0 outside, 1 inside, linear over `width` about the edge: an antialiased step. A new tensor."""
+    return (distance / width).add_(0.5).clamp_(0, 1)
+
+
+def step(distance: Tensor, sharp) -> Tensor:
+    """`ramp` with the reciprocal of the width, for the large layers. A new tensor."""
+    return (distance * sharp).add_(0.5).clamp_(0, 1)
 
 
 class Film:
-    """A batch on its way from attenuation to grey values; views add the geometry."""
+    """A batch on its way from attenuation to grey values; views add the anatomy.
 
-    body: Anatomy
-    size: int  # pixels a side
-    device: torch.device | str
+    Lengths are in half-pictures of the body: `column` (B, 1, W) and `row` (B, H, 1) are the pixels' places after the
+    exam's scale and shift, 0 on the midline; `pixel` (B, 1, 1) is the side of a pixel.
+    """
+
+    def __init__(self, body: Anatomy, marks: dict[str, Marks], size: int, device: torch.device | str):
+        self.body, self.marks, self.size, self.device = body, marks, size, device
+        centres = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2 / size) - 1
+        scale = self.full(body.scale)
+        self.column = (centres.view(1, 1, -1) - self.full(body.shift_x)) / scale
+        self.row = (centres.view(1, -1, 1) - self.full(body.shift_y)) / scale
+        self.pixel = 2 / size / scale
+        self.edge = self.pixel.clamp(min=0.008) * 1.3  # width of a sharp edge
+        self.sharp = 1 / self.edge
 
     def full(self, value: Tensor) -> Tensor:
         """Numbers of the exams (B,) beside pictures: (B, 1, 1)."""
         return value.view(-1, 1, 1)
 
-    def clouds(self, exam: Tensor | None = None) -> Tensor:
-        """Slow noise (B or n, H, W) of unit variance, the same for one exam whatever the batch."""
+    def position(self, exam: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """x and y of every pixel (B or n, H, W), in the frame of the tilted body."""
+        column, row, tilt = self.column[exam], self.row[exam], self.full(self.body.tilt[exam])
+        return column + tilt * row, row - tilt * column
+
+    def clouds(self, exam: Tensor) -> Tensor:
+        """Slow noise (n, H, W) of unit variance, the same for one exam whatever the batch."""
         body, bank = self.body, atlas.noise(self.size, str(self.device))[1]
-        x, y = body.cloud_x.long(), body.cloud_y.long()
-        return atlas.slices(bank, self.size, *((x, y) if exam is None else (x[exam], y[exam])))
+        return atlas.slices(bank, self.size, body.cloud_x[exam].long(), body.cloud_y[exam].long())
 
     def expose(self, layer: Tensor, *, marker: bool = True) -> Tensor:
-        """Film: attenuation to grey values in [0, 1], (B, H, W), with noise, collimation and marker."""
+        """Film: attenuation to grey values in [0, 1], (B, H, W), with noise, collimation and marker. In place."""
         body = self.body
         white = atlas.slices(atlas.noise(self.size, str(self.device))[0], self.size,
                              body.noise_x.long(), body.noise_y.long())  # fmt: skip
-        # a finer pixel catches fewer quanta
-        layer = torch.addcmul(layer, white, self.full(body.noise) * (0.6 + 0.4 * self.size / 128))
         gain = 5.2 * self.full(body.contrast)
-        film = torch.sigmoid(layer.sub_(0.50 - 0.2 * self.full(body.brightness)).mul_(gain))
+        # a finer pixel catches fewer quanta
+        layer.addcmul_(white, self.full(body.noise) * (0.6 + 0.4 * self.size / 128))
+        film = layer.sub_(0.50 - 0.2 * self.full(body.brightness)).mul_(gain).sigmoid_()
         bend = self.full(body.gamma) - 1
-        film = film * (1 + bend - bend * film)
+        film *= (film * -bend).add_(1 + bend)
         if marker:  # a letter names a side of the picture, which a lateral view does not have
             self._marker(film)
         return film.mul_(self._collimation()).clamp_(0, 1)
 
     def _collimation(self) -> Tensor:
+        """1 inside the collimator's window, which only some exams show; (B, H, W)."""
         body, size = self.body, self.size
         place = torch.arange(size, device=self.device, dtype=torch.float32) / size
         used = (body.collimation < 0.25).float()
 
-        def open_from(near: Tensor, far: Tensor) -> Tensor:
+        def between(near: Tensor, far: Tensor) -> Tensor:
             low, high = (near * 0.05 * used).view(-1, 1), (1 - far * 0.05 * used).view(-1, 1)
             return ((place >= low) & (place < high)).float()  # (B, size)
 
-        return open_from(body.edge_top, body.edge_bottom)[:, :, None] * open_from(body.edge_left, body.edge_right)[:, None]
+        rows, columns = between(body.edge_top, body.edge_bottom), between(body.edge_left, body.edge_right)
+        return rows[:, :, None] * columns[:, None]
 
     def _marker(self, film: Tensor) -> None:
         """The letter R or L, always on the side it names."""

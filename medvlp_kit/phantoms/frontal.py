@@ -3,21 +3,23 @@
 Outlines are cheap because an edge is a function of the row (lung border, heart border) or of the column (diaphragm,
 clavicle), so only the final comparison touches every pixel. Each lung is drawn in a window of its own, with `x`
 counted from the midline outwards on both sides. Findings (`signs.py`) change the air, the vessels and the bones of
-these windows before everything is added up.
+these windows before everything is added up. Curves are computed for all exams at once, pictures a few at a time
+(`parts`), so that they stay in the processor's cache.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from . import atlas
-from .anatomy import LEFT, RIGHT, Anatomy, marks
-from .film import Film, ramp
+from .anatomy import LEFT, RIGHT, Anatomy, Marks, marks
+from .film import Film, step
 from .scene import Scene
 
 AIR = 0.54  # attenuation that a full depth of lung lacks against soft tissue
@@ -27,34 +29,34 @@ class Frontal(Film):
     """The geometry and the layers of a batch. Shapes: full (B, H, W); sided (B, 2, H, S), RIGHT then LEFT."""
 
     def __init__(self, scenes: Sequence[Scene], size: int, device: torch.device | str):
-        self.body = body = Anatomy(scenes, device)
-        self.marks = marks(scenes, device)
-        self.size, self.device = size, device
+        super().__init__(Anatomy(scenes, device), marks(scenes, device), size, device)
+        body = self.body
         self.strip = strip = math.ceil(0.6 * size)  # columns of a lung's window
-
-        centres = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2 / size) - 1
-        scale = self.full(body.scale)
-        columns = (centres.view(1, 1, -1) - self.full(body.shift_x)) / scale  # (B, 1, W)
-        self.row = (centres.view(1, -1, 1) - self.full(body.shift_y)) / scale  # (B, H, 1)
-        self.pixel = 2 / size / scale  # (B, 1, 1) in lengths of the body
-        self.edge = self.pixel.clamp(min=0.008) * 1.3
-        tilt = self.full(body.tilt)
-        self.x = columns + tilt * self.row  # (B, H, W), 0 on the midline, the patient's left positive
-        self.y = self.row - tilt * columns  # (B, H, W)
-        self.column = columns
         # windows: x outwards from the midline on both sides
-        self.side_x = torch.stack([-self.x[..., :strip], self.x[..., size - strip :]], dim=1)  # (B, 2, H, S)
-        self.side_y = torch.stack([self.y[..., :strip], self.y[..., size - strip :]], dim=1)
-        self.side_column = torch.stack([-columns[..., :strip], columns[..., size - strip :]], dim=1)  # (B, 2, 1, S)
-        self.side_row = self.row[:, None]  # (B, 1, H, 1)
-        self.side_edge = self.edge[:, None]
+        self.side_column = torch.stack([-self.column[..., :strip], self.column[..., size - strip :]], dim=1)
+        self.side_row = self.row[:, None]  # (B, 1, H, 1); side_column is (B, 2, 1, S)
+        self.side_sharp = self.sharp[:, None]
+        sign = torch.tensor([-1.0, 1.0], device=device).view(1, 2, 1, 1)
+        self.side_tilt = sign * body.tilt.view(-1, 1, 1, 1)
         self._heart()
         self._lungs()
 
     def sided(self, right: Tensor, left: Tensor) -> Tensor:
+        """Numbers of both lungs (B,) beside their windows: (B, 2, 1, 1)."""
         return torch.stack([right, left], dim=1).view(-1, 2, 1, 1)
 
-    # geometry
+    def parts(self, many: int) -> Iterator[tuple[slice, Frontal]]:
+        """Views of `many` exams each; their tensors are slices of this one's."""
+        for start in range(0, self.body.size, many):
+            rows = slice(start, start + many)
+            part = copy.copy(self)
+            for name, value in vars(self).items():
+                if isinstance(value, Tensor):
+                    setattr(part, name, value[rows])
+            part.body = self.body.part(rows)
+            yield rows, part
+
+    # curves
 
     def _heart(self) -> None:
         """Borders of the central shadow by row, and of the heart within it, widened by the midline findings."""
@@ -62,8 +64,7 @@ class Frontal(Film):
         big = torch.ones(body.size, device=self.device)
         large = self.marks.get("Cardiomegaly")
         if large is not None:
-            growth = 1 + (0.30 + 0.17 * large.grade + 0.05 * large.shape[:, 0]) * (0.35 + 0.65 * large.strength)
-            big[large.exam] = growth
+            big[large.exam] = self.growth(large)
         wide = torch.zeros(body.size, device=self.device)
         broad = self.marks.get("Enlarged Cardiomediastinum")
         if broad is not None:
@@ -93,168 +94,172 @@ class Frontal(Film):
         self.upper_right = right - turn + widening
         self.central_left = torch.maximum(self.upper_left, self.heart_left)  # (B, H, 1)
         self.central_right = torch.maximum(self.upper_right, self.heart_right)
-        self.plain_left, self.plain_right = left + turn, right - turn  # without widening
-        self.wide = wide
+
+    def growth(self, large: Marks) -> Tensor:
+        """How much wider a large heart is than the patient's own: for cardiothoracic ratios about 0.56, 0.62, 0.67."""
+        body, exam = self.body, large.exam
+        ratio = 0.545 + 0.06 * large.grade + 0.02 * large.shape[:, 0]
+        own = (0.95 * body.heart_left[exam] + body.heart_right[exam]) / (2 * body.lung_width[exam])
+        return 1 + (1.04 * ratio / own - 1) * (0.35 + 0.65 * large.strength)
 
     def _lungs(self) -> None:
         body = self.body
-        width = self.sided(body.lung_width + body.turn * 0.5, body.lung_width * 0.985 - body.turn * 0.5)
-        self.width = width  # (B, 2, 1, 1)
+        self.width = self.sided(body.lung_width + body.turn * 0.5, body.lung_width * 0.985 - body.turn * 0.5)
         self.apex = self.full(body.apex)[:, None]
-        low = body.base + body.breath - 0.06 * body.bedside
-        self.base = self.full(low)[:, None]
+        self.base = self.full(body.base + body.breath - 0.06 * body.bedside)[:, None]
         self.rise = self.sided(body.dome_right, body.dome_left)
+        raised = torch.zeros_like(self.rise)
         fallen = self.marks.get("Atelectasis")  # loss of volume in the lower zone pulls the diaphragm up
-        self.raised = torch.zeros_like(self.rise)
         if fallen is not None:
             lift = (0.05 + 0.035 * fallen.grade) * fallen.strength * (fallen.zone == 2)
-            self.raised[fallen.exam, fallen.side, 0, 0] = lift
+            raised[fallen.exam, fallen.side, 0, 0] = lift
         self.level = (self.side_row - self.apex) / (self.base - self.apex)  # (B, 1, H, 1) 0 apex, 1 angle
-        self.outer = width * atlas.outer_edge(self.level)  # (B, 2, H, 1)
-        across = self.side_column / width
-        shape = (1 - ((across - 0.42) / 0.60).abs().clamp(max=1.2) ** 2.4)
+        self.outer = self.width * atlas.outer_edge(self.level)  # (B, 2, H, 1)
+        shape = 1 - ((self.side_column / self.width - 0.42) / 0.60).abs().clamp(max=1.2) ** 2.4
         self.plain_dome = self.base - self.rise * shape
-        self.dome = self.plain_dome - self.raised * shape.clamp(min=0)  # (B, 2, 1, S)
-        medial = (0.20 - self.side_column).clamp(min=0)
-        top = self.apex + 2.5 * medial.square()
-        inside = ramp(self.outer - self.side_x, self.side_edge)
-        inside *= ramp(self.side_x - 0.045, self.side_edge)
-        inside *= ramp(self.side_y - top, self.side_edge)
-        self.thorax = inside * ramp(self.base + 0.03 - self.side_y, self.side_edge)  # the chest cavity, dome or not
-        self.inside = inside * ramp(self.dome - self.side_y, self.side_edge * 1.2)  # (B, 2, H, S)
-        depth = ((self.outer - self.side_x) / 0.22).clamp_(0, 1).mul_(0.36).add_(0.64)
-        depth *= ((self.side_x - 0.02) / 0.26).clamp_(0, 1).mul_(0.85).add_(0.15)  # little lung before the spine
-        self.air = depth * self.inside
+        self.dome = self.plain_dome - raised * shape.clamp(min=0)  # (B, 2, 1, S)
+        self.top = self.apex + 2.5 * (0.20 - self.side_column).clamp(min=0).square()
 
-    def grid(self, exam: Tensor | None = None, side: Tensor | None = None) -> Tensor:
-        """Where every pixel of a lung's window lies on an atlas page, (B, 2, H, S, 2) in [-1, 1]; or of some rows."""
-        x, y, width = self.side_x, self.side_y, self.width
-        apex, base = self.apex.expand(-1, 2, 1, 1), self.base.expand(-1, 2, 1, 1)
-        if exam is not None:
-            x, y, width, apex, base = (value[exam, side] for value in (x, y, width, apex, base))
+    # pictures
+
+    def fields(self) -> None:
+        """Where every pixel lies, and how much air it meets: the first work on pictures."""
+        self.x, self.y = self.position()
+        size, strip = self.size, self.strip
+        x = torch.stack([self.x[..., :strip], self.x[..., size - strip :]], dim=1)
+        x[:, RIGHT].neg_()
+        y = torch.stack([self.y[..., :strip], self.y[..., size - strip :]], dim=1)
+        self.side_x, self.side_y = x, y  # (B, 2, H, S)
+        wall = self.outer - x
+        inset = torch.minimum(wall, self.dome - y)
+        inset = torch.minimum(inset, y - self.top, out=inset)
+        inset = torch.minimum(inset, x - 0.045, out=inset)
+        self.inside = step(inset, self.side_sharp)
+        depth = wall.mul_(1 / 0.22).clamp_(0, 1).mul_(0.36).add_(0.64)
+        depth *= x.sub(0.02).mul_(1 / 0.26).clamp_(0, 1).mul_(0.85).add_(0.15)  # little lung beside the spine
+        self.air = depth.mul_(self.inside)
+
+    def grid(self, x: Tensor, y: Tensor, width: Tensor, apex: Tensor, base: Tensor) -> Tensor:
+        """Where pixels lie on an atlas page, (..., 2) in [-1, 1]."""
         (u0, u1), (v0, v1) = atlas.U_RANGE, atlas.V_RANGE
-        across = x * (2 / (u1 - u0) / width) - (2 * u0 / (u1 - u0) + 1)
+        grid = torch.empty((*x.shape, 2), device=self.device)
+        torch.mul(x, 2 / (u1 - u0) / width, out=grid[..., 0]).sub_(2 * u0 / (u1 - u0) + 1)
         tall = 2 / (v1 - v0) / (base - apex)
-        down = y * tall - (apex * tall + 2 * v0 / (v1 - v0) + 1)
-        return torch.stack([across, down], dim=-1)
+        torch.mul(y, tall, out=grid[..., 1]).sub_(apex * tall + (2 * v0 / (v1 - v0) + 1))
+        return grid
 
-    def sample(self) -> tuple[Tensor, Tensor]:
-        """Ribs and vessels of every lung, each (B, 2, H, S)."""
+    def pages(self) -> Tensor:
+        """The atlas page of each lung, (B, 2); the two lungs of a patient differ."""
         page = self.body.page.long().clamp(max=atlas.VARIANTS - 1)
-        self.pages = torch.stack([page, (page + 5) % atlas.VARIANTS], dim=1)  # the two lungs differ
-        source = atlas.pages(self.size, str(self.device))[:, :2][self.pages.flatten()]
-        grid = self.grid().flatten(0, 1)
-        drawn = functional.grid_sample(source, grid, align_corners=False).unflatten(0, (-1, 2))
-        return drawn[:, :, 0], drawn[:, :, 1]
+        return torch.stack([page, (page + 5) % atlas.VARIANTS], dim=1)
 
-    # layers
+    def sample(self) -> Tensor:
+        """Ribs and vessels of every lung, (B, 2, 2, H, S)."""
+        source = atlas.pages(self.size, str(self.device))[:, :2][self.pages().flatten()]
+        grid = self.grid(self.side_x, self.side_y, self.width, self.apex, self.base).flatten(0, 1)
+        return functional.grid_sample(source, grid, align_corners=False).unflatten(0, (-1, 2))
 
     def soft_tissue(self) -> Tensor:
-        """Body outline and thickness, abdomen, breasts, spine and airway: (B, H, W)."""
-        body, x, y = self.body, self.x, self.y
+        """Body outline and thickness, with the abdomen: (B, H, W)."""
+        body, row = self.body, self.row
         stout = self.full(body.stoutness)
-        reach = self.row
         half = self.full(body.lung_width) + 0.10 + 0.07 * stout
-        half = half + 0.55 * ((-0.12 - reach) / 0.5).clamp(0, 1).square() + 0.05 * ((reach - 0.4) / 0.5).clamp(0, 1)
-        across = (x / half).square_()
+        half = half + 0.55 * ((-0.12 - row) / 0.5).clamp(0, 1).square() + 0.05 * ((row - 0.4) / 0.5).clamp(0, 1)
         outline = self.column.abs()
-        slope = self.full(body.shoulders)
-        top = slope + 0.20 * (outline - 0.3) - 2.4 * torch.exp(-(outline / 0.225).square())
-        mask = ramp(half - x.abs(), self.edge * 2).mul_(ramp(y - top, self.edge * 2))
-        thick = 0.72 + 0.05 * stout + 0.16 * ((reach - 0.30) / 0.4).clamp(0, 1)
-        thick = thick - 0.16 * ((-0.62 - reach) / 0.2).clamp(0, 1)  # the neck is thin
-        layer = (thick - 0.36 * across).clamp_(min=0.22).mul_(mask)
-        layer *= (0.70 + 0.30 * ((half - x.abs()) / 0.10).clamp_(0, 1))
+        top = self.full(body.shoulders) + 0.20 * (outline - 0.3) - 2.4 * torch.exp(-(outline / 0.225).square())
+        thick = 0.72 + 0.05 * stout + 0.16 * ((row - 0.30) / 0.4).clamp(0, 1)
+        thick = thick - 0.16 * ((-0.62 - row) / 0.2).clamp(0, 1)  # the neck is thin
+        layer = torch.addcmul(thick, self.x.square(), half.square().reciprocal(), value=-0.36).clamp_(min=0.22)
+        inset = half - self.x.abs()
+        layer *= step(torch.minimum(inset, self.y - top), self.sharp * 0.5)
+        layer *= inset.mul_(10).clamp_(0, 1).mul_(0.30).add_(0.70)
         return layer
 
     def centre(self, layer: Tensor) -> None:
         """Add mediastinum, heart, spine and airway to `layer` (B, H, W), in the middle columns only."""
-        size = self.size
-        a, b = int(size * 0.08), size - int(size * 0.02)
-        x, y, part = self.x[..., a:b], self.y[..., a:b], layer[..., a:b]
-        body = self.body
+        size, body, row = self.size, self.body, self.row
+        near, far = int(size * 0.10), size - int(size * 0.02)
+        x, part = self.x[..., near:far], layer[..., near:far]
         inset = torch.minimum(self.central_left - x, self.central_right + x)
-        shadow = (inset / (self.edge * 1.6) + 0.5).clamp_(0, 1)
-        deep = (inset / 0.22).clamp_(0, 1)
         # below the diaphragm the shadow runs into the abdomen
         crest = self.full(body.base + body.breath - body.dome_left)
-        weight = 0.17 - 0.155 * ((self.row - crest + 0.02) / 0.12).clamp(0, 1)
-        part += shadow * weight
-        part += deep * (weight * 1.25)
+        weight = 0.17 - 0.155 * ((row - crest + 0.02) / 0.12).clamp(0, 1)
+        part += step(inset, self.sharp / 1.6).mul_(weight)
+        part += inset.mul_(1 / 0.22).clamp_(0, 1).mul_(weight * 1.25)
 
-        c, d = int(size * 0.36), size - int(size * 0.36)
-        x, y, part = self.x[..., c:d], self.y[..., c:d], layer[..., c:d]
-        bend = self.full(body.spine_bend) * torch.cos(self.row * 2.0)
-        column = ((0.085 - (x - bend).abs()) / 0.03).clamp_(0, 1)
-        discs = 0.5 + 0.5 * torch.cos((self.row - self.full(body.base)) * (2 * math.pi / 0.118))
-        part += column * (0.035 + 0.03 * discs)
-        spine = torch.exp(-((x - bend) / 0.014).square_())
-        part += spine * (0.035 * discs)
-        self._airway(x, y, part)
+        near, far = int(size * 0.36), size - int(size * 0.36)
+        x, part = self.x[..., near:far], layer[..., near:far]
+        bend = self.full(body.spine_bend) * torch.cos(row * 2.0)
+        discs = 0.5 + 0.5 * torch.cos((row - self.full(body.base)) * (2 * math.pi / 0.118))
+        off = (x - bend).abs_()
+        part += (0.085 - off).mul_(1 / 0.03).clamp_(0, 1).mul_(0.035 + 0.03 * discs)
+        part += (1 - off.mul_(1 / 0.024)).clamp_(min=0).mul_(0.03 * discs)  # spinous processes
 
-    def _airway(self, x: Tensor, y: Tensor, part: Tensor) -> None:
-        body = self.body
         carina = self.full(body.knob_height) + 0.10
-        lean = self.full(body.turn) * 0.6 - 0.015 * ((self.row + 0.45) / 0.2).clamp(0, 1)
-        row = self.row
-        calibre = 0.036
-        windpipe = ((calibre - (x - lean).abs()) / 0.014).clamp_(0, 1)
-        part -= windpipe * (0.15 * ((carina - row) / 0.03).clamp(0, 1) * (1 - 0.3 * ((row + 0.6) / 0.4).clamp(0, 1)))
-        below = row - carina
-        opening = ((0.19 - below) / 0.03).clamp(0, 1) * ((below + 0.03) / 0.03).clamp(0, 1) * 0.085
-        for slant in (0.95, -0.62):  # the left main bronchus lies flatter and is longer than the right
-            middle = lean + slant * below
-            part -= ((0.026 - (x - middle).abs() * (0.75 if slant < 0 else 0.62)) / 0.014).clamp_(0, 1) * opening
+        lean = self.full(body.turn) * 0.6 - 0.015 * ((row + 0.45) / 0.2).clamp(0, 1)
+        open_to = 0.15 * ((carina - row) / 0.03).clamp(0, 1) * (1 - 0.3 * ((row + 0.6) / 0.4).clamp(0, 1))
+        part -= (0.036 - (x - lean).abs_()).mul_(1 / 0.014).clamp_(0, 1).mul_(open_to)
+        top, bottom = int(size * 0.28), int(size * 0.62)  # rows that the main bronchi can lie in
+        below = (row - carina)[:, top:bottom]
+        length = ((0.19 - below) / 0.03).clamp(0, 1) * ((below + 0.03) / 0.03).clamp(0, 1) * 0.085
+        x, part, lean = x[:, top:bottom], part[:, top:bottom], lean[:, top:bottom]
+        for slant, shear in ((0.95, 0.75), (-0.62, 0.62)):  # the left bronchus is flatter and longer than the right
+            off = (x - (lean + slant * below)).abs_().mul_(shear)
+            part -= (0.026 - off).mul_(1 / 0.014).clamp_(0, 1).mul_(length)
 
     def shoulders(self, sided: Tensor) -> None:
         """Add clavicles and shoulder blades to a sided layer, in the upper rows only."""
-        body, rows = self.body, int(0.55 * self.size)
-        x, y, part = self.side_x[:, :, :rows], self.side_y[:, :, :rows], sided[:, :, :rows]
-        across = self.side_column
+        body, rows = self.body, int(0.46 * self.size)
+        part, across = sided[:, :, :rows], self.side_column
+        y = self.side_row[:, :, :rows] - self.side_tilt * across
         bedside = self.full(body.bedside)[:, None]
         height = self.full(body.clavicle)[:, None] - 0.06 * bedside
-        line = height - 0.10 * ((across - 0.07) / 0.6) - 0.10 * torch.sin((across - 0.07) * 4.4).clamp(min=0) * 0.8
+        line = height - 0.10 * ((across - 0.07) / 0.6) - 0.08 * torch.sin((across - 0.07) * 4.4).clamp(min=0)
         thick = 0.026 + 0.014 * (1 - (across / 0.14)).clamp(0, 1) + 0.006 * ((across - 0.5) / 0.3).clamp(0, 1)
         reach = ((across - 0.065) / 0.02).clamp(0, 1) * ((0.80 - across) / 0.05).clamp(0, 1)
-        off = (y - line).abs_() / thick
-        rim = (1.15 - off).clamp_(0, 0.3).mul_(1 / 0.3)
-        part += rim * (0.66 + 0.34 * off.clamp_(max=1)) * (reach * 0.15)
+        off = (y - line).abs_().mul_(1 / thick)
+        rim = (1.15 - off).mul_(1 / 0.3).clamp_(0, 1)
+        part += rim.mul_(off.clamp_(max=1).mul_(0.34).add_(0.66)).mul_(reach * 0.15)
         # shoulder blade: a faint plate with a brighter medial border, over the lung when the arms are down
-        medial = self.width * 0.98 + self.full(body.scapula)[:, None] - 0.16 * bedside
-        border = medial - 0.02 + 0.22 * (self.side_row[:, :, :rows] + 0.45)
-        border = torch.where(self.side_row[:, :, :rows] < -0.3, border, border - 0.15 * (self.side_row[:, :, :rows] + 0.3))
-        extent = ((self.side_row[:, :, :rows] + 0.62) / 0.08).clamp(0, 1) * ((0.10 - self.side_row[:, :, :rows]) / 0.14).clamp(0, 1)
+        rows, near = int(0.60 * self.size), self.size // 3  # of a window, from the picture's edge
+        row = self.side_row[:, :, :rows]
+        x = torch.stack([across[:, RIGHT, :, :near], across[:, LEFT, :, self.strip - near :]], dim=1)
+        x = x + self.side_tilt * row
+        border = self.width * 0.98 + self.full(body.scapula)[:, None] - 0.16 * bedside - 0.02 + 0.22 * (row + 0.45)
+        border = border - 0.15 * (row + 0.3).clamp(min=0)
+        extent = ((row + 0.62) / 0.08).clamp(0, 1) * ((0.10 - row) / 0.14).clamp(0, 1)
         past = x - border
-        plate = (past / 0.02).clamp_(0, 1)
-        part += plate * (extent * 0.055)
-        part += (1 - (past - 0.015).abs_() / 0.022).clamp_(min=0) * (extent * 0.06)
-        head = ((x - 0.93).square() + (y + 0.52).square()).sqrt_()
-        part += ((0.13 - head) / 0.04).clamp_(0, 1) * 0.10
+        blade = past.mul(1 / 0.02).clamp_(0, 1).mul_(0.055 / 0.06)
+        blade += (1 - past.sub_(0.015).abs_().mul_(1 / 0.022)).clamp_(min=0)
+        blade *= extent * 0.06
+        sided[:, RIGHT, :rows, :near] += blade[:, RIGHT]
+        sided[:, LEFT, :rows, self.strip - near :] += blade[:, LEFT]
 
-    def extras(self, layer: Tensor, sided: Tensor) -> None:
+    def extras(self, sided: Tensor) -> None:
         """Breasts and the stomach's air bubble: nuisance that carries no finding."""
-        body = self.body
+        body, size = self.body, self.size
         breast = (self.full(body.breast) * self.full(body.female))[:, None]
-        x, y = self.side_x, self.side_y
-        fall = ((x - 0.43) / 0.34).square_().add_(((y - 0.12) / 0.36).square_())
-        sided += (1 - fall).clamp_(min=0).mul_(1.6).clamp_(max=1) * (0.09 * breast)
+        top, bottom = int(0.36 * size), int(0.84 * size)
+        row, across = self.side_row[:, :, top:bottom], self.side_column
+        fall = (1 - ((across - 0.43) / 0.34).square()) - ((row - 0.12) / 0.36).square()
+        sided[:, :, top:bottom] += fall.mul_(1.6).clamp_(0, 1).mul_(0.09 * breast)
         gas = self.full(body.stomach).clamp(min=0)
         wide = self.full(body.stomach_width)
-        down = self.full(body.base) + self.full(body.breath) - self.full(body.dome_left) * 0.62
-        x, y = x[:, LEFT], y[:, LEFT]
-        bubble = 1 - ((x - 0.30) / wide).square_() - ((y - down - 0.09) / (0.55 * wide)).square_()
-        sided[:, LEFT] -= bubble.mul_(2).clamp_(0, 1) * (0.20 * gas)
+        down = self.full(body.base + body.breath - body.dome_left * 0.62) + 0.09
+        top = int(0.6 * size)
+        across = (1 - ((self.side_column[:, LEFT] - 0.30) / wide).square())
+        bubble = across - ((self.row[:, top:] - down) / (0.55 * wide)).square()
+        sided[:, LEFT, top:] -= bubble.mul_(2).clamp_(0, 1).mul_(0.20 * gas)
 
-    def assemble(self, ribs: Tensor, vessels: Tensor, extra: Tensor) -> Tensor:
-        """Attenuation (B, H, W) from the layers of both lungs."""
+    def assemble(self, ribs: Tensor, vessels: Tensor, air: Tensor, extra: Tensor) -> Tensor:
+        """Attenuation (B, H, W) from the layers of both lungs, each (B, 2, H, S); `extra` is used up."""
         body = self.body
+        extra += ribs * (0.098 * self.full(body.rib_contrast)[:, None])
+        extra += (vessels * (0.25 * self.full(body.vessel_contrast)[:, None])).sub_(AIR).mul_(air)
+        self.shoulders(extra)
+        self.extras(extra)
         layer = self.soft_tissue()
-        sided = extra
-        sided -= self.air * AIR
-        sided += ribs * (0.098 * self.full(body.rib_contrast)[:, None])
-        self.shoulders(sided)
-        self.extras(layer, sided)
-        layer[..., : self.strip] += sided[:, RIGHT]
-        layer[..., self.size - self.strip :] += sided[:, LEFT]
+        layer[..., : self.strip] += extra[:, RIGHT]
+        layer[..., self.size - self.strip :] += extra[:, LEFT]
         self.centre(layer)
         return layer

@@ -27,19 +27,10 @@ class Lateral(Film):
     """Geometry of a batch: everything (B, H, W), the two lungs (B, 2, H, W)."""
 
     def __init__(self, scenes: Sequence[Scene], size: int, device: torch.device | str):
-        self.body = body = Anatomy(scenes, device)
-        self.marks = marks(scenes, device)
-        self.size, self.device = size, device
-        centres = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2 / size) - 1
-        scale = self.full(body.scale)
-        self.columns = (centres.view(1, 1, -1) - self.full(body.shift_x)) / scale
-        self.row = (centres.view(1, -1, 1) - self.full(body.shift_y)) / scale
-        self.pixel = 2 / size / scale
-        self.edge = self.pixel.clamp(min=0.008) * 1.3
-        tilt = self.full(body.tilt)
-        self.x, self.y = self.columns + tilt * self.row, self.row - tilt * self.columns
-
-        row, stout = self.row, self.full(body.stoutness)
+        super().__init__(Anatomy(scenes, device), marks(scenes, device), size, device)
+        self.x, self.y = self.position()
+        body, row = self.body, self.row
+        stout = self.full(body.stoutness)
         chest = ((row + 0.75) / 0.95).clamp(0, 1)
         breast = self.full(body.breast * body.female) * torch.exp(-((row - 0.12) / 0.2).square())
         wall = 0.07 + 0.03 * stout
@@ -55,7 +46,7 @@ class Lateral(Film):
         self._heart()
 
     def _lungs(self) -> None:
-        body, x = self.body, self.columns
+        body, x = self.body, self.column
         rise = torch.stack([body.dome_right, body.dome_left], 1).view(-1, 2, 1, 1) * 1.05
         fallen = self.marks.get("Atelectasis")
         self.raised = torch.zeros_like(rise)
@@ -97,8 +88,8 @@ class Lateral(Film):
         tree = atlas.pages(self.size, str(self.device))[page, 2:]
         (u0, u1), (v0, v1) = atlas.U_RANGE, atlas.V_RANGE
         u = (self.x + 0.52) / 1.10
-        grid = torch.stack([(u - u0) * (2 / (u1 - u0)) - 1,
-                            ((self.y - self.apex) / (self.base - self.apex) - v0) * (2 / (v1 - v0)) - 1], -1)  # fmt: skip
+        v = (self.y - self.apex) / (self.base - self.apex)
+        grid = torch.stack([(u - u0) * (2 / (u1 - u0)) - 1, (v - v0) * (2 / (v1 - v0)) - 1], dim=-1)
         self.vessels = functional.grid_sample(tree, grid, align_corners=False)[:, 0]
         self.extra = torch.zeros_like(self.x)
         covers = []
@@ -125,11 +116,12 @@ class Lateral(Film):
         arm = ((y + 0.93 - 0.30 * (x + 0.2)) / 0.20).square() + (x + 0.25).clamp(min=0).square() * 6
         layer = torch.maximum(layer, ((1 - torch.minimum(shoulder, arm)) / 0.5).clamp(0, 1) * 0.70)
         crest = self.base - self.full(body.dome_left)
-        beat = ((self.heart / 0.10).clamp(0, 1) * 0.4 + (self.heart / 0.5).clamp(0, 1) * 0.75) * (0.17 - 0.155 * ((row - crest) / 0.12).clamp(0, 1))
-        layer += beat
+        beat = (self.heart / 0.10).clamp(0, 1) * 0.4 + (self.heart / 0.5).clamp(0, 1) * 0.75
+        layer += beat * (0.17 - 0.155 * ((row - crest) / 0.12).clamp(0, 1))
         # great vessels from the heart up to the arch
         trunk = (x + 0.13 - 0.10 * (y + 0.1)) / 0.17
-        rows = ((self.heart_y - 0.05 - row) / 0.15).clamp(0, 1) * ((row - self.full(body.knob_height) + 0.12) / 0.2).clamp(0, 1)
+        rows = ((self.heart_y - 0.05 - row) / 0.15).clamp(0, 1)
+        rows = rows * ((row - self.full(body.knob_height) + 0.12) / 0.2).clamp(0, 1)
         layer += (1 - trunk.square()).clamp_(min=0) * (0.085 * rows)
         # sternum and spine
         layer += ramp(0.022 - (x - self.ribs_front + 0.012).abs(), 0.012) * (0.10 * ((row + 0.52) / 0.1).clamp(0, 1))
@@ -212,7 +204,7 @@ def _pneumothorax(view: Lateral, found: Marks) -> Tensor:
     """Free air collects in front of and above the lung."""
     exam = found.exam
     gap = column((0.085 + 0.06 * found.grade) * (0.9 + 0.2 * found.shape[:, 0]))
-    top = view.apex[exam] + gap * 0.9 + 1.2 * (view.columns[exam] - 0.16).square()
+    top = view.apex[exam] + gap * 0.9 + 1.2 * (view.column[exam] - 0.16).square()
     front = view.ribs_front[exam] + 0.035 + gap * (1.1 - view.level[exam]).clamp(0, 1)
     front = front + 0.30 * (0.25 - view.level[exam]).clamp(0, 0.25) / 0.25
     off = torch.maximum(front - view.x[exam], top - view.y[exam])
@@ -228,7 +220,7 @@ def _effusion(view: Lateral, found: Marks) -> Tensor:
     """Fluid fills the sulcus behind first, and rises at both walls."""
     exam = found.exam
     deep = (view.base[exam] - view.apex[exam]) * column((0.24 + 0.12 * found.grade) * (0.9 + 0.2 * found.shape[:, 0]))
-    across = ((view.columns[exam] - 0.02) / 0.46).clamp(-1, 1.1)
+    across = ((view.column[exam] - 0.02) / 0.46).clamp(-1, 1.1)
     surface = view.base[exam] + 0.04 - deep * (0.62 + 0.38 * across.abs() ** 3)
     below = ramp(view.y[exam] - surface, 0.05)
     view.fill(found, below * column(0.94 * found.strength))
@@ -267,14 +259,15 @@ def _fracture(view: Lateral, found: Marks) -> Tensor:
         dx, dy = 0.90, -0.43
         along = (view.x[exam] - cx) * dx + (view.y[exam] - cy) * dy
         across = (view.y[exam] - cy) * dx - (view.x[exam] - cx) * dy
-        lump = column(0.030 + 0.003 * found.grade)
+        lump = column(0.027 + 0.003 * found.grade)
         step = column(0.02 + 0.01 * found.grade)
         beside = (across + step * (along > 0)).abs()
-        ends = (1.5 - ((along.abs() - 0.042) / 0.042).square() - (beside / lump).square()).clamp(0, 1)
-        gap = (1.4 - along.abs() / torch.full_like(view.pixel[exam], 0.009).maximum(0.5 * view.pixel[exam])).clamp(0, 1)
-        gap = gap * ramp(lump * 1.3 - beside, 0.02)
-        view.add(found, shown * (ends * (1 - gap) * column(0.20 + 0.03 * found.grade) - gap * 0.12))
-        covers.append((shown > 0) * ramp(0.095 - along.abs(), 0.03) * ramp(lump * 1.5 + step - across.abs(), 0.02))
+        ends = (1.5 - ((along.abs() - 0.052) / 0.052).square() - (beside / lump).square()).clamp(0, 1)
+        slit = torch.full_like(view.pixel[exam], 0.009).maximum(0.5 * view.pixel[exam])
+        gap = (1.4 - along.abs() / slit).clamp(0, 1) * ramp(lump * 1.3 - beside, 0.02)
+        view.add(found, shown * (ends * (1 - gap) * column(0.25 + 0.03 * found.grade) - gap * 0.14))
+        here = ramp(0.12 - along.abs(), 0.03) * ramp(lump * 1.5 + step - across.abs(), 0.02)
+        covers.append(here * (shown > 0))
     return torch.stack(covers, 1)
 
 
@@ -334,5 +327,5 @@ SIGNS = {
 
 
 def draw(scenes: Sequence[Scene], size: int, device: torch.device | str) -> tuple[Tensor, list]:
-    """Pictures (B, H, W) and [(finding, marks, cover (n, ..., H, W))]."""
+    """Pictures (B, H, W) and [(finding, marks, cover (n, ..., H, W))], the covers being by-products of drawing."""
     return Lateral(scenes, size, device).draw()

@@ -51,15 +51,16 @@ class World:
     """What the exams are like. Every knob is checked; a bad value is a `KitError` that names the knob."""
 
     normal_fraction: float = 0.25  # share of studies without any finding
-    prevalence: Mapping[str, float] = field(default_factory=lambda: dict(PREVALENCE))  # of each finding among the others
+    prevalence: Mapping[str, float] = field(default_factory=lambda: dict(PREVALENCE))  # among abnormal studies
     long_tail: float = 0.0  # prevalences times rank**-long_tail (rank in `prevalence`, commonest first)
     cooccurrence: float = 0.35  # 0: findings are independent; 1: companions nearly always come together
     severity_mix: tuple[float, float, float] = (0.3, 0.4, 0.3)  # weights of mild, moderate, severe
-    possible_fraction: float = 0.12  # share of signs that are only "possible": drawn fainter, reported with a hedge
+    possible_fraction: float = 0.12  # share of signs only "possible": drawn fainter, hedged in reports
     bilateral_fraction: float = 0.25  # of the signs that may be on both sides
     several_fraction: float = 0.35  # share of lesions and fractures with a count of two or three
     prior_fraction: float = 0.3  # share of studies with a prior exam of the same patient
-    change_mix: Mapping[str, float] = field(default_factory=lambda: dict(CHANGE_MIX))  # weights of what became of each finding
+    # what became of each finding since the prior exam
+    change_mix: Mapping[str, float] = field(default_factory=lambda: dict(CHANGE_MIX))  # weights
     ap_fraction: float = 0.3  # share of AP (bedside) frontal views
     female_fraction: float = 0.5
     studies_per_patient: int = 1  # consecutive studies that share patient and anatomy

@@ -31,6 +31,9 @@ class Layers:
     vessels: Tensor
     extra: Tensor  # attenuation to add
 
+    def __iter__(self):
+        return iter((self.ribs, self.vessels, self.air, self.extra))
+
 
 def column(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1)
@@ -42,10 +45,11 @@ class Window:
     def __init__(self, view: Frontal, marks: Marks):
         exam, side = marks.exam, marks.side
         self.view, self.marks = view, marks
-        self.x, self.y = view.side_x[exam, side], view.side_y[exam, side]  # (n, H, S)
+        self.column, self.row = view.side_column[exam, side], view.row[exam]  # (n, 1, S), (n, H, 1)
+        tilt = view.side_tilt[exam, side]
+        self.x, self.y = self.column + tilt * self.row, self.row - tilt * self.column  # (n, H, S)
         self.outer, self.width = view.outer[exam, side], view.width[exam, side]  # (n, H, 1), (n, 1, 1)
         self.dome, self.inside = view.dome[exam, side], view.inside[exam, side]
-        self.column, self.row = view.side_column[exam, side], view.row[exam]
         self.apex, self.base = view.apex[exam, 0], view.base[exam, 0]
         self.level = view.level[exam, 0]  # (n, H, 1)
         self.edge, self.pixel = view.edge[exam], view.pixel[exam]
@@ -133,8 +137,8 @@ def atelectasis(window: Window, layers: Layers) -> Tensor:
     window.add(layers.extra, cover * (0.28 + 0.03 * window.grade) * window.strength)
     lifted = ramp(window.y - window.dome, window.edge)
     plain = window.view.plain_dome[window.marks.exam, window.marks.side]
-    lifted = lifted * ramp(plain - window.y, window.edge) * window.view.thorax[window.marks.exam, window.marks.side]
-    return torch.maximum(cover, lifted)
+    walls = torch.minimum(window.outer - window.x, window.x - 0.045)
+    return torch.maximum(cover, lifted * ramp(torch.minimum(plain - window.y, walls), window.edge))
 
 
 def pneumothorax(window: Window, layers: Layers) -> Tensor:
@@ -172,7 +176,7 @@ def effusion(window: Window, layers: Layers) -> Tensor:
 
 def lesion(window: Window, layers: Layers) -> Tensor:
     """One to three round nodules or masses in one zone."""
-    radius = (0.062 + 0.024 * window.grade) * window.shape(0, 0.93, 1.07)
+    radius = (0.066 + 0.024 * window.grade) * window.shape(0, 0.93, 1.07)
     covers = []
     dense = torch.zeros_like(window.x)
     level = window.zone(1, 0.03)
@@ -187,7 +191,7 @@ def lesion(window: Window, layers: Layers) -> Tensor:
         shown = column(window.marks.count) > k
         dense = torch.maximum(dense, (0.45 + 0.55 * ball) * ramp(1 - off, window.edge / size) * shown)
         covers.append(ramp(1 - off, window.edge / size) * shown * window.inside)
-    window.add(layers.extra, dense * (0.29 + 0.03 * window.grade) * window.strength * window.inside)
+    window.add(layers.extra, dense * (0.36 + 0.03 * window.grade) * window.strength * window.inside)
     return torch.stack(covers, dim=1)
 
 
@@ -195,15 +199,16 @@ def fracture(window: Window, layers: Layers) -> Tensor:
     """A posterior rib broken near its outer end: a dark gap, displaced ends, bright callus about them."""
     view, marks = window.view, window.marks
     exam, side = marks.exam, marks.side
-    lines = atlas.rib_lines().to(window.x.device)[view.pages[exam, side]]  # (n, RIBS, 40, 2)
-    first = torch.tensor((1, 4, 6), device=window.x.device)[marks.zone] + (marks.shape[:, 0] * 1.99).long()
+    pages = view.pages()[exam, side]
+    lines = atlas.rib_lines().to(window.x.device)[pages]  # (n, RIBS, 40, 2)
+    first = torch.tensor((2, 4, 6), device=window.x.device)[marks.zone] + (marks.shape[:, 0] * 1.99).long()
     rows = torch.arange(len(marks), device=window.x.device)
-    grid = view.grid(exam, side)
+    grid = view.grid(window.x, window.y, window.width, window.apex, window.base)
     covers = []
     extra = torch.zeros_like(window.x)
     height = window.base - window.apex
     for k in range(3):
-        rib = (first + k).clamp(max=atlas.RIBS - 1)
+        rib = first + (0, 1, -1)[k]
         point = lines[rows, rib, (23 + 8 * marks.shape[:, 1 + k]).long()]  # (n, 2)
         ahead = lines[rows, rib, (27 + 8 * marks.shape[:, 1 + k]).long()]
         cx, cy = column(point[:, 0]) * window.width, window.apex + column(point[:, 1]) * height
@@ -217,16 +222,16 @@ def fracture(window: Window, layers: Layers) -> Tensor:
         far = ramp(along, 0.01) * ramp(0.085 - along, 0.06) * ramp(0.06 - across.abs(), 0.03)
         grid[..., 1] += far * step * (2 / (atlas.V_RANGE[1] - atlas.V_RANGE[0]) / height)
         # the ends are dense (overlap, callus); the outer one is displaced upwards with its rib
-        lump = 0.030 + 0.003 * window.grade
+        lump = 0.027 + 0.003 * window.grade
         beside = (across + step * dx * (along > 0)).abs()
-        ends = (1.5 - ((along.abs() - 0.042) / 0.042).square() - (beside / lump).square()).clamp_(0, 1)
+        ends = (1.5 - ((along.abs() - 0.052) / 0.052).square() - (beside / lump).square()).clamp_(0, 1)
         gap = (1.4 - along.abs() / (0.009 * torch.ones_like(window.pixel)).maximum(0.5 * window.pixel)).clamp_(0, 1)
         gap = gap * ramp(lump * 1.3 - beside, 0.02)
-        extra += shown * (ends * (1 - gap) * (0.23 + 0.03 * window.grade) - gap * 0.15) * window.strength
-        here = ramp(0.095 - along.abs(), 0.03) * ramp(lump * 1.5 + step - across.abs(), 0.02)
+        extra += shown * (ends * (1 - gap) * (0.30 + 0.03 * window.grade) - gap * 0.17) * window.strength
+        here = ramp(0.12 - along.abs(), 0.03) * ramp(lump * 1.5 + step - across.abs(), 0.02)
         covers.append(here * shown)
-    page = atlas.pages(view.size, str(view.device))[view.pages[exam, side], :1]
-    broken = functional.grid_sample(page, grid, align_corners=False)[:, 0]
+    source = atlas.pages(view.size, str(view.device))[pages, :1]
+    broken = functional.grid_sample(source, grid, align_corners=False)[:, 0]
     layers.ribs[exam, side] = broken
     window.add(layers.extra, extra)
     return torch.stack(covers, dim=1)
@@ -262,7 +267,7 @@ def device(view: Frontal, marks: Marks, layer: Tensor) -> Tensor:
     """A pacemaker with its lead, or a port with its catheter, below the clavicle of one side. Cover (n, H, W)."""
     exam, shape = marks.exam, marks.shape
     sign = column(torch.where(marks.side == LEFT, 1.0, -1.0))
-    x, y = view.x[exam], view.y[exam]
+    x, y = view.position(exam)
     pacemaker = column((shape[:, 0] < 0.65).float())
     cx = sign * column(0.46 + 0.10 * shape[:, 1])
     cy = column(-0.36 + 0.08 * shape[:, 2])
