@@ -85,6 +85,7 @@ def widget_errors(document: NotebookNode) -> Iterator[Fault]:
 
 
 def alternative_text(document: NotebookNode) -> Iterator[Fault]:
+    """Every picture has words for those who cannot see it, and they are not just its title."""
     rule = "alt text"
     for where, output in _outputs(document):
         data = output.get("data", {})

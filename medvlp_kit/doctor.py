@@ -42,6 +42,7 @@ def examine(say: Callable[[str], None] = print) -> bool:
 
 
 def python() -> Iterator[Line]:
+    """The interpreter, and whether it is one of the kit's own."""
     version = ".".join(map(str, sys.version_info[:3]))
     fine = sys.version_info >= (3, 10)
     yield Line(OK if fine else MISSING, "python", version, "" if fine else "install Python 3.10 or newer")
@@ -105,6 +106,7 @@ def paired(ipywidgets: str, jupyterlab_widgets: str) -> bool:
 
 
 def device() -> Iterator[Line]:
+    """What torch computes on, and whether torchvision belongs to it."""
     try:
         import torch
     except Exception as error:  # a broken installation raises many kinds
@@ -129,6 +131,7 @@ def device() -> Iterator[Line]:
 
 
 def machine() -> Iterator[Line]:
+    """Cores, memory and disk."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     slow = "" if cores >= 2 else "the stated times are for two cores; expect about twice as long"
     yield Line(OK if cores >= 2 else NOTE, "cores", str(cores), slow)
@@ -146,6 +149,7 @@ def machine() -> Iterator[Line]:
 
 
 def browser() -> Iterator[Line]:
+    """A browser for the tests that click widgets."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
     found = next((name for name in names if shutil.which(name)), None)
     mend = "" if found else "only the browser tests need it: install chromium, say with apt-get install chromium"
@@ -153,6 +157,7 @@ def browser() -> Iterator[Line]:
 
 
 def data() -> Iterator[Line]:
+    """The folder of real studies."""
     folder = os.environ.get("MEDVLP_DATA", "")
     if not folder:
         yield Line(NOTE, "MEDVLP_DATA", "not set", "only real studies need it: set it to the folder that holds them")
