@@ -190,8 +190,9 @@ def pretrain(
         collection, tokenizer, recipe, sizes, seed=seed, rank=accelerator.process_index, processes=accelerator.num_processes
     )
     loader = DataLoader(
-        batches, sampler=range(start, steps), batch_size=None, collate_fn=_as_is, num_workers=workers, persistent_workers=workers > 0
-    )
+        batches, sampler=range(start, steps), batch_size=None, collate_fn=_as_is, num_workers=workers,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
     log_every = log_every or max(1, min(10, steps // 20))
     precision_type = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     flops = peak = None

@@ -144,7 +144,10 @@ def test_what_it_refuses_is_one_line(built):
         (lambda: build("convrit"), "did you mean 'convirt'"),
         (lambda: register(get("convirt")), "rename one"),
         (lambda: WeightedSum({"a": InfoNCE()}, {"b": 1.0}), "weights name"),
-        (lambda: VisionLanguageModel(model.image_encoder, model.text_encoder, embedding_width=8, projection_kind="x"), "projection"),
+        (
+            lambda: VisionLanguageModel(model.image_encoder, model.text_encoder, embedding_width=8, projection_kind="x"),
+            "projection",
+        ),
     ]  # fmt: skip
     for call, words in cases:
         with pytest.raises(KitError, match=words) as caught:
