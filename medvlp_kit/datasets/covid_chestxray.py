@@ -23,6 +23,7 @@ from .files import (
     Record,
     counted,
     inside,
+    is_damaged,
     mend_text,
     require_root,
     tally,
@@ -86,6 +87,9 @@ class CovidChestXray(FileCollection):
         notice = f"{counted(len(records), 'study')} from {counted(len(kept), 'picture')} of {counted(total, 'row')}."
         if dropped:
             notice += f" Rows left out: {tally(dropped)}."
+        merged = len({row["patientid"] for row in rows}) - len(set(patients))
+        if merged > 0:
+            notice += f" Patients that share a picture with another, counted as one with it: {merged}."
         notice += " Notes describe the case, not only the picture; masks are drawn by a model."
         super().__init__(
             with_splits(records, fractions=fractions, seed=seed),
@@ -124,6 +128,7 @@ def read_table(root: Path) -> tuple[list[dict], list[str]]:
                 "projection": row["view"].strip(),
                 "view": VIEWS.get(row["view"].strip().split(" ")[0].upper(), "other"),
                 "note": mend_text(row["clinical_notes"]),
+                "damaged": is_damaged(row["clinical_notes"]),
                 "labels": diagnoses(row["finding"]),
                 "path": path,
                 "there": path.is_file(),
@@ -145,7 +150,7 @@ def _reason_to_drop(row: dict, used: set[Path], *, modality: str | None, texts: 
     if not row["there"]:
         return "whose picture is missing"
     if row["path"] in used:
-        return "that name a picture again"
+        return "of a picture named before"
     if not row["note"] and texts == "notes":
         return "without clinical notes"
     if not row["note"] and not row["labels"]:
@@ -190,6 +195,7 @@ def _record(
         ),
         masks=tuple(masks),
         modality=kind,
+        damaged=first["damaged"],
     )
 
 

@@ -64,6 +64,7 @@ class Record:
     questions: tuple[Question, ...] = ()
     modality: str = "image"
     split: str | None = None
+    damaged: bool = False  # the text as stored had broken characters
 
 
 class FileCollection(Collection):
@@ -105,7 +106,10 @@ class FileCollection(Collection):
         return Study(
             identifier=record.identifier,
             patient=record.patient,
-            views=tuple(View(file.view, partial(self.read, file.path)) for file in record.images),
+            views=tuple(
+                View(file.view, partial(read_native, file.path, channels=self.channels, bits=self.bits))
+                for file in record.images
+            ),
             report=record.report,
             findings=tuple(Finding(name, STATUS[value]) for name, value in record.labels.items() if value in STATUS),
             regions=tuple(Region(box.label, box.box, side=box.side, view=box.view) for box in record.boxes),
@@ -113,10 +117,6 @@ class FileCollection(Collection):
             modality=record.modality,
             split=record.split,
         )
-
-    def read(self, path: Path) -> Tensor:
-        """(channels, H, W) float32 in [0, 1] at native size."""
-        return to_channels(read_image(path, bits=self.bits), self.channels)
 
     def images(self, indices: Sequence[int], *, size: int, view: str = "frontal") -> Tensor:
         import torch
@@ -134,7 +134,7 @@ class FileCollection(Collection):
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        small = (fit(self.read(path), size) * 255).round().to(torch.uint8)
+        small = (fit(read_native(path, channels=self.channels, bits=self.bits), size) * 255).round().to(torch.uint8)
         self._cache[key] = small
         self._cached_bytes += small.numel()
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
@@ -189,6 +189,11 @@ class FileCollection(Collection):
         return super().split(name)
 
 
+def read_native(path: Path, *, channels: int, bits: int = 16) -> Tensor:
+    """(channels, H, W) float32 in [0, 1] at native size."""
+    return to_channels(read_image(path, bits=bits), channels)
+
+
 def mask_region(mask: MaskRecord, size: int) -> Region:
     """The mask and its box in the pixels of the square picture; an empty mask has the empty box (0, 0, 0, 0)."""
     placed = fit_mask(read_image(mask.path).amax(0) > 0, size)
@@ -225,7 +230,7 @@ def leaks_of(records: Sequence[Record]) -> str:
 
 def counted(count: int, noun: str) -> str:
     """'1 study', '3 studies'."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("x") else "s")
     return f"{count:,} {noun if count == 1 else plural}"
 
 
@@ -235,7 +240,7 @@ def tally(reasons: Counter) -> str:
 
 
 def mend_text(text: object) -> str:
-    """The text with its encoding repaired (ftfy), lost apostrophes put back and blanks tidied.
+    """The text with its encoding repaired (ftfy), lost apostrophes put back, blanks and empty lines tidied.
 
     U+FFFD stands for a character that was lost; between two letters it was nearly always an apostrophe.
     """
@@ -243,7 +248,16 @@ def mend_text(text: object) -> str:
 
     mended = ftfy.fix_text("" if text is None else str(text))
     mended = re.sub(r"(?<=[^\W\d_])\ufffd+(?=[^\W\d_])", "'", mended).replace("\ufffd", " ")
-    return " ".join(mended.split())
+    lines = (" ".join(line.split()) for line in mended.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def is_damaged(text: str) -> bool:
+    """Whether a text has lost characters, or characters that were read in the wrong encoding (ftfy's measure)."""
+    import ftfy
+    from ftfy.badness import is_bad
+
+    return "\ufffd" in text or is_bad(text) or ftfy.fix_encoding(text) != text
 
 
 def require_root(root: str | Path | None, name: str, *needed: str) -> Path:
@@ -267,6 +281,8 @@ def inside(root: Path, text: str, *, where: str) -> Path:
     if ".." in windows.parts or ".." in posix.parts:
         raise KitError(f"{where}: {text!r} leaves the folder {root}; paths may not contain '..'")
     path = root / text
+    if "\\" in text and not path.exists():  # written on Windows
+        path = root / text.replace("\\", "/")
     try:
         if not path.resolve().is_relative_to(root.resolve()):
             raise KitError(f"{where}: {text!r} is a link that leads out of {root}; copy the file into the folder")

@@ -17,6 +17,7 @@ from .files import (
     Record,
     counted,
     inside,
+    is_damaged,
     leaks_of,
     mend_text,
     require_root,
@@ -82,6 +83,7 @@ class VqaRad(FileCollection):
         if splitting == "ours":
             records = with_splits(records, fractions=fractions, seed=seed)
         notice = f"{counted(len(pictures), 'picture')}, {counted(sum(map(len, pictures.values())), 'question')}."
+        notice += " Many pictures carry a watermark, which a model can learn by heart."
         if dropped:
             notice += f" Questions left out: {tally(dropped)}."
         if splitting == "official":
@@ -112,7 +114,8 @@ def read_questions(path: Path) -> list[dict]:
         missing = [key for key in NEEDED if key not in row] if isinstance(row, dict) else list(NEEDED)
         if missing:
             raise KitError(f"{path}, record {number}: {', '.join(missing)} is missing; download the file again")
-        text = {key: mend_text(value) for key, value in row.items()}  # some answers are numbers, some end in blanks
+        # some answers are numbers, some values end in blanks
+        text = {key: " ".join(mend_text(value).split()) for key, value in row.items()}
         clean.append(
             {
                 "image_name": text["image_name"],
@@ -121,6 +124,7 @@ def read_questions(path: Path) -> list[dict]:
                 "case": text.get("image_case_url", ""),
                 "organ": text.get("image_organ", "").upper(),
                 "kinds": text.get("question_type", "").upper().replace(",", " ").split(),
+                "damaged": any(is_damaged(value) for value in row.values() if isinstance(value, str)),
                 "closed": text.get("answer_type", "").upper() == "CLOSED",
                 "test": text.get("phrase_type", "").lower().startswith("test"),
             }
@@ -155,6 +159,7 @@ def _record(root: Path, name: str, rows: list[dict], *, patient: str, split: str
         questions=tuple(questions),
         modality=f"{ORGANS[organ].lower()} image" if organ in ORGANS else "image",
         split=split or None,
+        damaged=any(row["damaged"] for row in rows),
     )
 
 
