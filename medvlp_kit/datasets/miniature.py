@@ -115,7 +115,7 @@ def _vqa_rad(root: Path, studies: int, seed: int) -> None:
     for index in range(studies):
         name = f"phantom{index:05d}.jpg"
         _save(_bytes(pictures[index]), root / PICTURES / name, mode="RGB")
-        for number, question in enumerate(collection.study(index).questions[:6]):
+        for number, question in enumerate(collection.study(index).questions):
             rows.append(
                 {
                     "qid": len(rows),
