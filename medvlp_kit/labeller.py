@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import yaml
 
 from medvlp_kit.assets import asset
 from medvlp_kit.errors import unknown
+from medvlp_kit.labeller_places import Mention, Places, words
 from medvlp_kit.phantoms.scene import FINDINGS, SIDED, ZONED
 from medvlp_kit.sections import assertions, sentences
 from medvlp_kit.study import ABSENT, PRESENT, UNCERTAIN, Finding
 
 LANGUAGES = ("en", "es")
-_RANK = {ABSENT: 0, UNCERTAIN: 1, PRESENT: 2}
 
 
 def label_findings(text: str, *, language: str = "en") -> dict[str, Finding]:
@@ -37,32 +36,27 @@ def label_findings(text: str, *, language: str = "en") -> dict[str, Finding]:
     section or a sentence; unknown languages raise `KitError`.
     """
     rules = _rules(language)
-    found: dict[str, Finding] = {}
+    said: dict[str, list[Finding]] = {}
     for sentence in sentences(assertions(text)):
         for finding in rules.read(sentence):
-            found[finding.name] = _merge(found[finding.name], finding) if finding.name in found else finding
-    return {name: found[name] for name in FINDINGS if name in found}
+            said.setdefault(finding.name, []).append(finding)
+    return {name: _together(said[name]) for name in FINDINGS if name in said}
 
 
-def _merge(first: Finding, second: Finding) -> Finding:
-    if _RANK[first.status] != _RANK[second.status]:
-        return first if _RANK[first.status] > _RANK[second.status] else second
-    sides = {first.side, second.side} - {None}
-    side = next(iter(sides), None) if len(sides) < 2 else "bilateral"
-    zones, severities = {first.zone, second.zone} - {None}, {first.severity, second.severity} - {None}
-    return replace(
-        first,
-        side=side,
-        zone=zones.pop() if len(zones) == 1 else None,
-        severity=severities.pop() if len(severities) == 1 else None,
-    )
+def _together(said: list[Finding]) -> Finding:
+    """One finding from all that is said of it."""
+    status = max((finding.status for finding in said), key=(ABSENT, UNCERTAIN, PRESENT).index)
+    said = [finding for finding in said if finding.status == status]
+
+    def all_of(field: str, several: str | None) -> str | None:
+        values = {value for finding in said if (value := getattr(finding, field)) is not None}
+        return several if len(values) > 1 else next(iter(values), None)
+
+    side, zone, severity = all_of("side", "bilateral"), all_of("zone", None), all_of("severity", None)
+    return Finding(said[0].name, status, side=side, zone=zone, severity=severity)
 
 
-@dataclass(frozen=True, slots=True)
-class Mention:
-    name: str
-    start: int
-    end: int
+Cue = tuple[int, int, str]  # start, end, kind: ignore | hedge | negation
 
 
 class Rules:
@@ -75,53 +69,35 @@ class Rules:
             for name, patterns in data["findings"].items()
         ]
         self.normal = [(re.compile(_gap(pattern)), names) for pattern, names in data["normal"]]
-        self.upper_limit = re.compile(data["upper_limit"])
         kinds = ("ignore", "hedge", "negation")
-        self.before = [(kind, _words(data["cues"][f"{kind}_before"])) for kind in kinds]
-        self.after = [(kind, _words(data["cues"].get(f"{kind}_after", ["(?!)"]))) for kind in kinds]
-        conjunctions, openers, verbs = data["conjunctions"], data["openers"], data["verbs"]
-        either = f"(?:{conjunctions['and']}|{conjunctions['or']})"
-        self.stop = _words(data["stops"])
-        self.stop_before = _words(data["stops"] + data["stops_before"])
-        self.verb = re.compile(rf"\b(?:{verbs})\b")
+        self.before = [(kind, words(data["cues"][f"{kind}_before"])) for kind in kinds]
+        self.after = [(kind, words(data["cues"][f"{kind}_after"])) for kind in kinds]
+        conjunctions, openers = data["conjunctions"], data["openers"]
+        self.stop = words(data["stops"])
+        self.stop_before = words(data["stops"] + data["stops_before"])
+        self.verb = re.compile(rf"\b(?:{data['verbs']})\b")
         self.or_ahead = re.compile(rf"\b(?:{conjunctions['or']})\b")
-        self.opener_after_comma = re.compile(rf",\s*(?:and\s+|y\s+)?(?=(?:{openers})\b)")
+        self.opener_after_comma = re.compile(rf",\s*(?:(?:{conjunctions['and']})\s+)?(?=(?:{openers})\b)")
         self.opener_after_and = re.compile(rf"(?<!\w)(?:{conjunctions['and']})\s+(?=(?:{openers})\b)")
-        self.companions = data["companions"]
-        self.coordinator = re.compile(rf"[,;]|\b{either}\b|\b(?:{'|'.join(self.companions)})\b")
-        self.preposition = re.compile(rf"^\W*(?:{data['prepositions']})\b")
-        self.generic = re.compile(rf"\b(?:{data['generic']})\b")
-        self.sides = [(side, re.compile(pattern)) for side, pattern in data["sides"].items()]
-        self.zones = [(zone, re.compile(pattern)) for zone, pattern in data["zones"].items()]
-        self.severities = [(severity, re.compile(pattern)) for severity, pattern in data["severities"].items()]
         self.capitals = data["capitals"]
         names = "|".join(sorted(self.capitals, key=len, reverse=True))
-        self.read = lru_cache(maxsize=1 << 16)(self._read)  # reports repeat their sentences
         self.capital = re.compile(rf"(?<![\w/.])(?<!\d )(?:{names})(?![\w/])")
+        self.places = Places(data)
+        self.read = lru_cache(maxsize=1 << 16)(self._read)  # reports repeat their sentences
 
-    # ---- one sentence -----------------------------------------------------------------------------------------
-
-    def _read(self, sentence: str) -> list[Finding]:
+    def _read(self, sentence: str) -> tuple[Finding, ...]:
         """Every statement of one sentence about a finding."""
         text = self.normalise(sentence)
-        found = [Finding(name, ABSENT) for name in self.denied(text)]
-        mentions = self.mentions(text)
-        places = self.places(text, mentions)
-        for number, mention in enumerate(mentions):
-            status = self.status(text, mention)
-            if mention.name == "Other" or status is None:
-                continue
-            side, zone, severity = places[number]
-            found.append(
-                Finding(
-                    mention.name,
-                    status,
-                    side=side if mention.name in SIDED else None,
-                    zone=zone if mention.name in ZONED else None,
-                    severity=severity,
-                )
-            )
-        return found
+        found = [Finding(name, ABSENT) for pattern, names in self.normal if pattern.search(text) for name in names]
+        if mentions := self.mentions(text):
+            before, after = self.cues(self.before, text), self.cues(self.after, text)
+            for mention, (side, zone, severity) in zip(mentions, self.places(text, mentions), strict=True):
+                status = self.status(text, mention, before, after)
+                if mention.name == "Other" or status is None:
+                    continue
+                side, zone = side if mention.name in SIDED else None, zone if mention.name in ZONED else None
+                found.append(Finding(mention.name, status, side=side, zone=zone, severity=severity))
+        return tuple(found)
 
     def normalise(self, sentence: str) -> str:
         """Lower case, no accents, abbreviations of sides written out, look-alikes of cues rewritten."""
@@ -141,42 +117,31 @@ class Rules:
                 kept.append(mention)
         return sorted(kept, key=lambda mention: mention.start)
 
-    def denied(self, text: str) -> list[str]:
-        """Findings that a statement of normality denies."""
-        found = []
-        for pattern, names in self.normal:
-            for match in pattern.finditer(text):
-                said = match.group()
-                if not self.upper_limit.search(text) and not re.search(r"\b(?:not|no)\b(?! enlarged)", said[:-1] if said.startswith("no ") else said) or said.startswith("no "):
-                    found += names
-        return found
+    def cues(self, table: list[tuple[str, re.Pattern]], text: str) -> list[Cue]:
+        """Cues in reading order; one inside a longer one does not count: "cannot exclude" is not "exclude"."""
+        every = [(*match.span(), kind) for kind, pattern in table for match in pattern.finditer(text)]
+        return sorted(
+            (start, end, kind)
+            for start, end, kind in every
+            if not any(a <= start and end <= b and b - a > end - start for a, b, _ in every)
+        )
 
-    # ---- status -----------------------------------------------------------------------------------------------
-
-    def status(self, text: str, mention: Mention) -> str | None:
+    def status(self, text: str, mention: Mention, before: list[Cue], after: list[Cue]) -> str | None:
         """present, uncertain or absent; None when the mention is no statement about this exam."""
-        kinds = {self.nearest_before(text, mention), *self.behind(text, mention), *self.inside(text, mention)}
+        # cues between the words of a mention, as in "heart is not enlarged"
+        kinds = {kind for start, end, kind in before if mention.start <= start and end <= mention.end}
+        kinds.discard("ignore")
+        # behind it, every cue that reaches back; in front of it, the nearest that reaches
+        for start, _, kind in after:
+            if start >= mention.end and self.reaches_back(text[mention.end : start], text[start]):
+                kinds.add(kind)
+        for _, end, kind in reversed(before):
+            if end <= mention.start and self.reaches(text, end, mention):
+                kinds.add(kind)
+                break
         if "ignore" in kinds:
             return None
         return ABSENT if "negation" in kinds else UNCERTAIN if "hedge" in kinds else PRESENT
-
-    def inside(self, text: str, mention: Mention) -> set[str]:
-        """Cues between the words of a mention, as in "heart is not enlarged"."""
-        said = text[mention.start : mention.end]
-        return {kind for kind, pattern in self.before if kind != "ignore" and pattern.search(said)}
-
-    def nearest_before(self, text: str, mention: Mention) -> str | None:
-        """The kind of the nearest cue in front whose reach includes the mention."""
-        cues = [
-            (match.start(), match.end(), kind)
-            for kind, pattern in self.before
-            for match in pattern.finditer(text, 0, mention.start)
-        ]
-        for start, end, kind in sorted(cues, key=lambda cue: (-cue[1], cue[0])):
-            longer = any(first <= start and end <= last and last - first > end - start for first, last, _ in cues)
-            if not longer and self.reaches(text, end, mention):  # "cannot exclude" is not "exclude"
-                return kind
-        return None
 
     def reaches(self, text: str, start: int, mention: Mention) -> bool:
         """Whether nothing between a cue that ends at `start` and the mention begins a new statement."""
@@ -187,135 +152,20 @@ class Rules:
         # "no effusion, large pneumothorax or fracture" is one list; without the "or" a new statement follows the comma
         return comma is None or self.or_ahead.search(text, start + comma.end()) is not None
 
-    def behind(self, text: str, mention: Mention) -> set[str]:
-        """Kinds of the cues behind whose reach goes back to the mention."""
-        kinds, taken = set(), []
-        for kind, pattern in self.after:
-            for match in pattern.finditer(text, mention.end):
-                if any(match.start() < end and match.end() > start for start, end in taken):
-                    continue
-                taken.append(match.span())
-                between = text[mention.end : match.start()]
-                if match.group() == "?" and between.strip():
-                    continue
-                if not (
-                    self.stop.search(between)
-                    or self.verb.search(between)
-                    or self.opener_after_and.search(between)
-                    or self.opener_after_comma.search(between)
-                ):
-                    kinds.add(kind)
-        return kinds
-
-    # ---- place ------------------------------------------------------------------------------------------------
-
-    def places(self, text: str, mentions: list[Mention]) -> list[tuple[str | None, str | None, str | None]]:
-        """(side, zone, severity) of every mention."""
-        gaps = self.gaps(text, mentions)
-        own = []
-        for number, mention in enumerate(mentions):
-            before, after = gaps[number]
-            said = text[mention.start : mention.end]
-            near, last = self.near(before, mention.name)
-            side = self.side_of(f"{near} {said}") or self.side_of(after)
-            zone = self.only(self.zones, f"{near} {said} {after}")
-            severity = self.only(self.severities, f"{last} {said}") or self.only(self.severities, after)
-            own.append((side, zone, severity))
-        return [self.shared(text, mentions, own, number) for number in range(len(mentions))]
-
-    def near(self, before: str, name: str) -> tuple[str, str]:
-        """Of the text in front of a mention the part that places it, and the piece right before it.
-
-        The part is the last piece between commas and conjunctions. If that names no side, the piece before it counts
-        too when it opens with a place ("on the left, there is ..."), adds an adjective ("bilateral patchy and
-        confluent ...") or is an opacity that the finding explains ("left basal opacity, possibly ...").
-        """
-        marks = list(self.coordinator.finditer(before))
-        last = before[marks[-1].end() :] if marks else before
-        if self.side_of(last) or not marks:
-            return last, last
-        piece = before[marks[-2].end() if len(marks) > 1 else 0 : marks[-1].start()]
-        front = self.verb.split(piece)[-1]
-        placed = self.preposition.search(piece) and not self.verb.search(piece)
-        if self.generic.search(front):
-            joined = name != "Support Devices" and len(last.split()) <= 5
-        else:
-            joined = marks[-1].group() not in ",;" and len(last.split()) <= 2
-        return (f"{front} {last}" if placed or joined else last), last
-
-    def gaps(self, text: str, mentions: list[Mention]) -> list[tuple[str, str]]:
-        """For each mention the text before and behind it that can say where it is."""
-        bounds = []
-        for number, mention in enumerate(mentions):
-            start = mentions[number - 1].end if number else 0
-            between = text[start : mention.start]
-            if number == 0:
-                bounds.append((0, 0))
-                continue
-            stop = list(self.stop.finditer(between))
-            marks = stop or list(self.coordinator.finditer(between))
-            if marks:
-                cut = start + marks[-1].start()
-                bounds.append((cut, start + marks[-1].end()))
-            elif self.preposition.search(between):
-                bounds.append((mention.start, mention.start))
-            else:
-                bounds.append((start, start))
-        result = []
-        for number, mention in enumerate(mentions):
-            end = bounds[number + 1][0] if number + 1 < len(mentions) else len(text)
-            before = text[bounds[number][1] : mention.start]
-            result.append((before, self.trim(text[mention.end : end])))
-        return result
-
-    def trim(self, after: str) -> str:
-        """The part behind a mention that still speaks of it: up to a stop, or a comma or "and" with a new statement."""
-        stop = self.stop.search(after)
-        after = after[: stop.start()] if stop else after
-        for match in self.coordinator.finditer(after):
-            rest = after[match.end() :]
-            if match.group() in self.companions and not self.verb.search(rest):
-                continue  # "pneumothorax with a visible edge on the right"
-            opening = rest.strip()[:14]
-            placed = self.preposition.search(rest) or self.side_of(opening) or self.only(self.zones, opening)
-            if self.verb.search(rest) or not placed:
-                return after[: match.start()]
-        return after
-
-    def shared(self, text: str, mentions: list[Mention], own: list, number: int):
-        """A mention without a side takes that of the one it is joined to: "left effusion and atelectasis"."""
-        side, zone, severity = own[number]
-        if side is None:
-            for other in (number - 1, number + 1):
-                if 0 <= other < len(mentions) and own[other][0] is not None:
-                    first, second = sorted((number, other))
-                    between = text[mentions[first].end : mentions[second].start]
-                    if self.coordinator.search(between) and not self.verb.search(between) and len(between.split()) <= 3:
-                        return own[other][0], zone if zone else own[other][1], severity
-        return side, zone, severity
-
-    def side_of(self, text: str) -> str | None:
-        sides = [side for side, pattern in self.sides if pattern.search(text)]
-        return None if not sides else sides[0] if len(sides) == 1 else "bilateral"
-
-    @staticmethod
-    def only(table: list[tuple[str, re.Pattern]], text: str) -> str | None:
-        """The one name whose pattern occurs; None when none or several do."""
-        names = [name for name, pattern in table if pattern.search(text)]
-        return names[0] if len(names) == 1 else None
+    def reaches_back(self, between: str, first: str) -> bool:
+        """Whether a cue behind a mention, with `between` in between and starting with `first`, speaks of it."""
+        if first == "?" and between.strip():
+            return False
+        openers = (self.stop, self.verb, self.opener_after_and, self.opener_after_comma)
+        return not any(pattern.search(between) for pattern in openers)
 
 
 def _gap(pattern: str) -> str:
-    """`_` is up to four words in between, `_2` up to two; they must stay within one statement."""
-    pattern = re.sub(r"(?<![\w\\])_2|(?<=[)\]\w+*?])_2(?=[\s:])", r"(?: (?!and\\b|but\\b|with\\b|no\\b)[\\w'/-]+){0,2}?", pattern)
-    return re.sub(r"(?<=[)\]\w+*?])_(?=\s)", r"(?: (?!and\\b|but\\b|with\\b)[\\w'/-]+){0,4}?", pattern)
-
-
-def _words(patterns: list[str]) -> re.Pattern:
-    """One pattern for many cues, longest first, each on word edges."""
-    ordered = sorted(patterns, key=len, reverse=True)
-    edged = (pattern if pattern[0] in "\\?:;,- " else rf"(?<![\w-])(?:{pattern})" for pattern in ordered)
-    return re.compile(rf"(?:{'|'.join(edged)})(?![\w-])")
+    """`_` is up to four words in between, `_2` up to two that deny nothing; both stay within one statement."""
+    few, many = ("and|y|but|pero|with|con|no|not|sin", 2), ("and|y|but|pero|with|con", 4)
+    for mark, (never, most) in (("_2", few), ("_", many)):
+        pattern = re.sub(rf"(?<=[)\]\w+*?]){mark}(?=[\s:])", rf"(?: (?!(?:{never})\\b)[\\w'/-]+){{0,{most}}}?", pattern)
+    return pattern
 
 
 @lru_cache(maxsize=None)

@@ -147,8 +147,8 @@ _PAIRS = {
            ("lt", "rt"), ("levoscoliosis", "dextroscoliosis"), ("levocardia", "dextrocardia"),
            ("levoposition", "dextroposition"), ("levoconvex", "dextroconvex")),
     "es": (("izquierdo", "derecho"), ("izquierda", "derecha"), ("izquierdos", "derechos"), ("izquierdas", "derechas"),
-           ("izdo", "dcho"), ("izda", "dcha"), ("izdos", "dchos"), ("izdas", "dchas"), ("izq", "der"), ("levoescoliosis", "dextroescoliosis"),
-           ("levocardia", "dextrocardia")),
+           ("izdo", "dcho"), ("izda", "dcha"), ("izdos", "dchos"), ("izdas", "dchas"), ("izq", "der"),
+           ("levoescoliosis", "dextroescoliosis"), ("levocardia", "dextrocardia")),
 }  # fmt: skip
 _CAPITALS = {
     "en": (("L", "R"), ("LUL", "RUL"), ("LLL", "RLL"), ("LML", "RML"), ("LUZ", "RUZ"), ("LLZ", "RLZ"), ("LMZ", "RMZ")),

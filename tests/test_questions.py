@@ -87,7 +87,10 @@ def test_changes():
 
 
 def test_several_signs_of_one_finding():
-    first, second = Sign("Lung Lesion", "left", "upper", "mild", count=2), Sign("Lung Lesion", "right", "upper", "severe")
+    first, second = (
+        Sign("Lung Lesion", "left", "upper", "mild", count=2),
+        Sign("Lung Lesion", "right", "upper", "severe"),
+    )
     exam = Scene(0, 0, "P", (first, second))
     answers = {question.kind: question.answer for question in ask(exam) if not question.closed}
     assert answers["side"] == "both" and answers["zone"] == "upper" and answers["count"] == "3"
@@ -121,7 +124,11 @@ def test_questions_are_deterministic_and_speak_spanish():
         english, spanish = ask(exam), ask(exam, language="es")
         assert [(q.kind, q.closed) for q in english] == [(q.kind, q.closed) for q in spanish]
         for one, other in zip(english, spanish, strict=True):
-            assert other.text.startswith("¿") and other.text.endswith("?") and not re.search(r"[\[\]{}|]|\bde el\b", other.text)
+            assert (
+                other.text.startswith("¿")
+                and other.text.endswith("?")
+                and not re.search(r"[\[\]{}|]|\bde el\b", other.text)
+            )
             if one.closed and one.kind == "presence":
                 assert (one.answer == "yes") == (other.answer == "sí")
     with pytest.raises(KitError, match="language 'de'"):

@@ -96,7 +96,9 @@ def test_the_report_of_the_mirrored_patient_is_the_report_with_sides_swapped(lan
         assert write(mirror(exam), style=style, language=language).text == expected
 
 
-@pytest.mark.parametrize("language, left, right", [("en", r"(?i:left)|\bL\b", r"(?i:right)|R\b"), ("es", "izq|izd", "derech|dch")])
+@pytest.mark.parametrize(
+    "language, left, right", [("en", r"(?i:left)|\bL\b", r"(?i:right)|R\b"), ("es", "izq|izd", "derech|dch")]
+)
 def test_side_is_stated_and_the_other_side_never(language, left, right):
     stream = Random(1)
     for index in range(200):
@@ -222,9 +224,13 @@ def test_each_finding_has_many_phrasings(finding, language):
     side, zone = "left" if finding in SIDED else None, "lower" if finding in ZONED else None
     words = lexicon(language)
     phrases = words.noun_phrases(finding, side, zone, "moderate")
-    sentences = [words.sentences(finding, certainty, side, zone, "moderate", 1) for certainty in ("definite", "possible")]
+    sentences = [
+        words.sentences(finding, certainty, side, zone, "moderate", 1) for certainty in ("definite", "possible")
+    ]
     assert len(phrases) >= 6 and all(len(found) >= 1 for found in sentences)
-    said = {write(one(Sign(finding, side, zone), index), language=language).impression.strip("123. ") for index in range(80)}
+    said = {
+        write(one(Sign(finding, side, zone), index), language=language).impression.strip("123. ") for index in range(80)
+    }
     assert len(said) >= 6
 
 
@@ -236,7 +242,10 @@ def test_styles_differ():
     assert length["telegraphic"] < length["terse"] < length["prose"] < length["verbose"]
     texts = [write(SCENES[3], style=style).text for style in STYLES]
     assert len(set(texts)) == len(STYLES)
-    assert {line.split(":")[0] for line in write(SCENES[0], style="structured").findings.splitlines()} >= {"Lungs", "Heart"}
+    assert {line.split(":")[0] for line in write(SCENES[0], style="structured").findings.splitlines()} >= {
+        "Lungs",
+        "Heart",
+    }
     used = {write(exam).text == write(exam, style="prose").text for exam in SCENES[:50]}
     assert used == {True, False}  # None chooses among the styles
 
@@ -272,10 +281,14 @@ def test_spanish_adjectives_agree_with_their_noun(side):
             zone = stream.choice(ZONES) if finding in ZONED else None
             for noun_phrase in words.noun_phrases(finding, side, zone, severity, stream.choice((1, 2))):
                 text = noun_phrase.indefinite
-                alone = re.sub(r" (?:del|de la|de amb|en) .*", "", text)  # without "in the left zone", which has its own
+                alone = re.sub(
+                    r" (?:del|de la|de amb|en) .*", "", text
+                )  # without "in the left zone", which has its own
                 head = re.match(rf"(?:(?:un|una|dos) )?(?:{feminine}|{masculine})", alone)
                 assert head, alone
-                adjectives = re.findall(r"(?:izquierd|derech|moderad|pequeñ|extens|marcad|desplazad|mínim)[oa]s?\b", alone)
+                adjectives = re.findall(
+                    r"(?:izquierd|derech|moderad|pequeñ|extens|marcad|desplazad|mínim)[oa]s?\b", alone
+                )
                 is_feminine = re.search(feminine, head.group()) is not None
                 for adjective in adjectives:
                     assert adjective.rstrip("s")[-1] == ("a" if is_feminine else "o"), text

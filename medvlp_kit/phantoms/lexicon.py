@@ -59,6 +59,8 @@ class Lexicon:
     def __init__(self, data: dict):
         self.data = data
         self._fixes = [(re.compile(pattern), replacement) for pattern, replacement in data.get("fixes", ())]
+        region_of = {name: entry["region"] for name, entry in data["findings"].items()}
+        self.regions = {region: [name for name in FINDINGS if region_of[name] == region] for region in data["regions"]}
         self.noun_phrases = lru_cache(maxsize=None)(self._noun_phrases)
         self.sentences = lru_cache(maxsize=None)(self._sentences)
         self.frame = lru_cache(maxsize=None)(self._frame)
@@ -191,7 +193,9 @@ class Lexicon:
                 text = text.replace(small, value)
             if (capital := f"{{{capitalise(name)}}}") in text:
                 text = text.replace(capital, capitalise(value))
-        return self.tidy(text) if self._fixes else text
+        for pattern, replacement in self._fixes:
+            text = pattern.sub(replacement, text)
+        return text
 
 
 def _fill(templates: list[str], slots: dict[str, str], zones: list[str]) -> list[str]:

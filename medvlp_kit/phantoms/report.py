@@ -139,7 +139,7 @@ class _Writer:
             if self.random() < (0.1 if region == "devices" else 0.45):
                 sentences.append(self.pick(normal[region]))
             else:
-                left += self.of_region(region)
+                left += self.words.regions[region]
         left += [name for name in self.absent if not self.clear(words.finding(name)["region"])]
         if len(left) >= 2 and self.random() < 0.5:
             number = 2 if self.random() < 0.6 else min(3, len(left))
@@ -150,10 +150,7 @@ class _Writer:
         return sentences
 
     def clear(self, region: str) -> bool:
-        return all(name in self.absent for name in self.of_region(region))
-
-    def of_region(self, region: str) -> list[str]:
-        return [name for name in FINDINGS if self.words.finding(name)["region"] == region]
+        return all(name in self.absent for name in self.words.regions[region])
 
     def negative(self, name: str) -> str:
         entry = self.words.finding(name)
@@ -181,7 +178,7 @@ class _Writer:
                 if not sentences or self.random() < 0.5:
                     sentences = [*sentences, self.pick(self.words["normal_structured"][region])]
             else:
-                missing = [name for name in self.of_region(region) if name in self.absent]
+                missing = [name for name in self.words.regions[region] if name in self.absent]
                 sentences = sentences + [self.negative(name) for name in missing if self.random() < 0.3]
             if sentences:
                 lines.append(f"{entry['head']}: {' '.join(sentences)}")
