@@ -153,11 +153,12 @@ def test_the_radiograph_has_its_landmarks():
     exams = [body(index) for index in range(24)]
     pictures = chest.render(exams, size=SIZE)[:, 0]
     view = Frontal(exams, SIZE, "cpu")
-    view.fields()
+    inside, air = torch.empty((2, 24, 2, SIZE, view.strip))
+    view.fields(inside=inside, air=air)
     x, y = view.position()
     lung = torch.zeros_like(pictures, dtype=torch.bool)
-    lung[..., : view.strip] |= view.inside[:, 0] > 0.99
-    lung[..., SIZE - view.strip :] |= view.inside[:, 1] > 0.99
+    lung[..., : view.strip] |= inside[:, 0] > 0.99
+    lung[..., SIZE - view.strip :] |= inside[:, 1] > 0.99
     lung &= (x.abs() > 0.3) & (y > -0.3)
     for row in range(len(exams)):
         air = pictures[row][lung[row]].mean()

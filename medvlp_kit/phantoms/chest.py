@@ -87,9 +87,9 @@ def _draw(scenes: Sequence[Scene], size: int, view: str, device, *, covers: bool
     shape = (len(scenes), 2, size, picture.strip)
     layers = signs.Layers(*(torch.empty(shape, device=device) for _ in range(3)), torch.zeros(shape, device=device))
     picture.inside = torch.empty(shape, device=device)
-    for rows, part in picture.parts(many):
-        part.fields()
-        picture.inside[rows], layers.air[rows] = part.inside, part.air
+    parts = list(picture.parts(many))
+    for rows, part in parts:
+        part.fields(inside=picture.inside[rows], air=layers.air[rows])
         drawn = part.sample()
         layers.ribs[rows], layers.vessels[rows] = drawn[:, :, 0], drawn[:, :, 1]
 
@@ -103,14 +103,14 @@ def _draw(scenes: Sequence[Scene], size: int, view: str, device, *, covers: bool
                 found.append((name, marks, _widen(cover, marks.side, size)))
 
     film = torch.empty((len(scenes), size, size), device=device)
-    for rows, part in picture.parts(many):
+    for rows, part in parts:
         part.x, part.y = part.position()
         film[rows] = part.assemble(*(layer[rows] for layer in layers))
     devices = picture.marks.get("Support Devices")
     if devices is not None:
         cover = signs.device(picture, devices, film)
         found.append(("Support Devices", devices, cover))
-    for rows, part in picture.parts(many):
+    for rows, part in parts:
         part.expose(film[rows])
     if covers:
         x, y = picture.position()

@@ -63,17 +63,18 @@ class Film:
         film *= (film * -bend).add_(1 + bend)
         if marker:  # a letter names a side of the picture, which a lateral view does not have
             self._marker(film)
-        return film.mul_(self._collimation()).clamp_(0, 1)
+        used = torch.nonzero(body.collimation < 0.25).flatten()
+        film[used] *= self._window(used)
+        return film.clamp_(0, 1)
 
-    def _collimation(self) -> Tensor:
-        """1 inside the collimator's window, which only some exams show; (B, H, W)."""
+    def _window(self, exam: Tensor) -> Tensor:
+        """1 inside the collimator's window, which only some exams show; (n, H, W)."""
         body, size = self.body, self.size
         place = torch.arange(size, device=self.device, dtype=torch.float32) / size
-        used = (body.collimation < 0.25).float()
 
         def between(near: Tensor, far: Tensor) -> Tensor:
-            low, high = (near * 0.05 * used).view(-1, 1), (1 - far * 0.05 * used).view(-1, 1)
-            return ((place >= low) & (place < high)).float()  # (B, size)
+            low, high = (near[exam] * 0.05).view(-1, 1), (1 - far[exam] * 0.05).view(-1, 1)
+            return ((place >= low) & (place < high)).float()  # (n, size)
 
         rows, columns = between(body.edge_top, body.edge_bottom), between(body.edge_left, body.edge_right)
         return rows[:, :, None] * columns[:, None]

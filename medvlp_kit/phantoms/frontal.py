@@ -122,8 +122,8 @@ class Frontal(Film):
 
     # pictures
 
-    def fields(self) -> None:
-        """Where every pixel lies, and how much air it meets: the first work on pictures."""
+    def fields(self, *, inside: Tensor, air: Tensor) -> None:
+        """Where every pixel lies; writes `inside` (of a lung) and `air` (how much is met), both (B, 2, H, S)."""
         self.x, self.y = self.position()
         size, strip = self.size, self.strip
         x = torch.stack([self.x[..., :strip], self.x[..., size - strip :]], dim=1)
@@ -134,10 +134,10 @@ class Frontal(Film):
         inset = torch.minimum(wall, self.dome - y)
         inset = torch.minimum(inset, y - self.top, out=inset)
         inset = torch.minimum(inset, x - 0.045, out=inset)
-        self.inside = step(inset, self.side_sharp)
+        torch.mul(inset, self.side_sharp, out=inside).add_(0.5).clamp_(0, 1)
         depth = wall.mul_(1 / 0.22).clamp_(0, 1).mul_(0.36).add_(0.64)
         depth *= x.sub(0.02).mul_(1 / 0.26).clamp_(0, 1).mul_(0.85).add_(0.15)  # little lung beside the spine
-        self.air = depth.mul_(self.inside)
+        torch.mul(depth, inside, out=air)
 
     def grid(self, x: Tensor, y: Tensor, width: Tensor, apex: Tensor, base: Tensor) -> Tensor:
         """Where pixels lie on an atlas page, (..., 2) in [-1, 1]."""

@@ -301,7 +301,8 @@ def _device(view: Lateral, found: Marks) -> Tensor:
     tip_x = torch.where(pacemaker > 0, torch.full_like(cy, -0.36), torch.full_like(cy, -0.07))
     nearest = torch.full_like(x, 9.0)
     path = [(cx, cy - tall), (cx + 0.12, cy - 0.17), (cx + 0.24, cy - 0.12), (cx + 0.28, cy + 0.1),
-            (cx * 0 - 0.08, tip_y.clamp(max=0.2) - 0.08), ((tip_x - 0.08) / 2, tip_y - 0.02), (tip_x, tip_y)]  # fmt: skip
+            (cx * 0 - 0.08, tip_y.clamp(max=0.2) - 0.08), ((tip_x - 0.08) / 2, tip_y - 0.02),
+            (tip_x, tip_y)]  # fmt: skip
     for (ax, ay), (bx, by) in zip(path, path[1:], strict=False):
         ux, uy = bx - ax, by - ay
         t = (((x - ax) * ux + (y - ay) * uy) / (ux * ux + uy * uy).clamp(min=1e-6)).clamp(0, 1)

@@ -8,6 +8,7 @@ box can never disagree with the picture.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -58,11 +59,12 @@ class Window:
     def shape(self, k: int, low: float, high: float) -> Tensor:
         return column(low + (high - low) * self.marks.shape[:, k])
 
-    def at(self, level: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
+    def at(self, level: Tensor, across: Tensor, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The point at `level` (0 apex, 1 angle) and `across` (0 hilum side, 1 outer edge), (n, 1, 1) each."""
-        outer = self.width * atlas.outer_edge(level)
-        inner = 0.16 + 0.10 * (self.marks.side == LEFT).view(-1, 1, 1) * level
-        return inner + (outer - inner) * across, self.apex + level * (self.base - self.apex)
+        outer = self.width[rows] * atlas.outer_edge(level)
+        inner = 0.16 + 0.10 * (self.marks.side == LEFT).view(-1, 1, 1)[rows] * level
+        apex, base = self.apex[rows], self.base[rows]
+        return inner + (outer - inner) * across, apex + level * (base - apex)
 
     def zone(self, k: int, jitter: float = 0.045) -> Tensor:
         levels = torch.tensor(ZONE_LEVELS, device=self.x.device)[self.marks.zone]
@@ -174,67 +176,110 @@ def effusion(window: Window, layers: Layers) -> Tensor:
     return cover
 
 
+class Patches:
+    """Small squares about points in the windows, for signs that are counted: m of them, each P pixels a side.
+
+    Row j belongs to item `kth[j]` of mark `mark[j]`, so a mark with a count of two has two patches.
+    """
+
+    def __init__(self, window: Window, reach: float):
+        marks, view = window.marks, window.view
+        device = window.x.device
+        items = torch.arange(3, device=device)
+        self.mark, self.kth = torch.nonzero(items < marks.count[:, None], as_tuple=True)  # (m,) each
+        self.window, self.exam, self.side = window, marks.exam[self.mark], marks.side[self.mark]
+        self.many = min(view.strip, 2 * math.ceil(reach * view.size * 0.57) + 3)  # 0.57: pixels to a length, at most
+        self.grade, self.strength = window.grade[self.mark], window.strength[self.mark]
+        self.edge, self.pixel = window.edge[self.mark], window.pixel[self.mark]
+
+    def shape(self, k: int, low: float, high: float) -> Tensor:
+        """Number k + item of each mark's shape, (m, 1, 1)."""
+        return column(low + (high - low) * self.window.marks.shape[self.mark, k + self.kth])
+
+    def item(self, *values: float) -> Tensor:
+        """One of three values by item, (m, 1, 1)."""
+        return column(torch.tensor(values, device=self.edge.device)[self.kth])
+
+    def place(self, cx: Tensor, cy: Tensor) -> tuple[Tensor, Tensor]:
+        """Centre the patches; x and y of their pixels, (m, P, P) each."""
+        window, view, rows = self.window, self.window.view, self.mark
+        size, strip, steps = view.size, view.strip, torch.arange(self.many, device=cx.device)
+        tilt = view.side_tilt[self.exam, self.side]
+        column_line, row_line = window.column[rows, 0], window.row[rows, :, 0]  # (m, S), (m, H)
+        # nearest pixel, found on the untilted lines: the margin of two pixels covers the difference
+        across = (column_line - (cx - tilt * cy)[:, 0]).abs().argmin(1)
+        down = (row_line - (cy + tilt * cx)[:, 0]).abs().argmin(1)
+        left = (across - self.many // 2).clamp(0, strip - self.many)[:, None] + steps  # (m, P)
+        top = (down - self.many // 2).clamp(0, size - self.many)[:, None] + steps
+        self.index = (self.exam[:, None, None], self.side[:, None, None], top[:, :, None], left[:, None])
+        here_x, here_y = column_line.gather(1, left)[:, None], row_line.gather(1, top)[:, :, None]
+        return here_x + tilt * here_y, here_y - tilt * here_x
+
+    def add(self, layer: Tensor, change: Tensor) -> None:
+        layer.index_put_(self.index, change, accumulate=True)
+
+    def cover(self, values: Tensor) -> Tensor:
+        """Covers (n, 3, H, S) from those of the patches (m, P, P)."""
+        full = values.new_zeros((len(self.window.marks), 3, self.window.view.size, self.window.view.strip))
+        full[(self.mark[:, None, None], self.kth[:, None, None], *self.index[2:])] = values
+        return full
+
+
 def lesion(window: Window, layers: Layers) -> Tensor:
     """One to three round nodules or masses in one zone."""
-    radius = (0.066 + 0.024 * window.grade) * window.shape(0, 0.93, 1.07)
-    covers = []
-    dense = torch.zeros_like(window.x)
-    level = window.zone(1, 0.03)
-    first = window.shape(2, 0.0, 1.0)
-    for k in range(3):
-        place = torch.remainder(first + k / 3, 1.0)
-        lift = window.shape(3 + k, -0.02, 0.02) + (-0.045, 0.045, 0.0)[k] * (column(window.marks.count) > 1)
-        cx, cy = window.at((level + lift).clamp(0.14, 0.8), 0.16 + 0.62 * place)
-        size = radius * (1.0, 0.85, 0.75)[k]
-        off = ((window.x - cx).square() + (window.y - cy).square()).sqrt_() / size
-        ball = (1 - off.square()).clamp_(min=0).sqrt_()
-        shown = column(window.marks.count) > k
-        dense = torch.maximum(dense, (0.45 + 0.55 * ball) * ramp(1 - off, window.edge / size) * shown)
-        covers.append(ramp(1 - off, window.edge / size) * shown * window.inside)
-    window.add(layers.extra, dense * (0.36 + 0.03 * window.grade) * window.strength * window.inside)
-    return torch.stack(covers, dim=1)
+    patches = Patches(window, 0.14)
+    mark = patches.mark
+    several = column(window.marks.count > 1)[mark]
+    place = torch.remainder(window.shape(2, 0.0, 1.0)[mark] + patches.item(0, 1 / 3, 2 / 3), 1.0)
+    lift = patches.shape(3, -0.02, 0.02) + patches.item(-0.045, 0.045, 0.0) * several
+    cx, cy = window.at((window.zone(1, 0.03)[mark] + lift).clamp(0.14, 0.8), 0.16 + 0.62 * place, mark)
+    radius = (0.066 + 0.024 * patches.grade) * window.shape(0, 0.93, 1.07)[mark] * patches.item(1.0, 0.85, 0.75)
+    x, y = patches.place(cx, cy)
+    off = ((x - cx).square() + (y - cy).square()).sqrt_() / radius
+    cover = ramp(1 - off, patches.edge / radius) * window.view.inside[patches.index]
+    ball = (0.45 + 0.55 * (1 - off.square()).clamp_(min=0).sqrt_()) * cover
+    patches.add(layers.extra, ball * (0.36 + 0.03 * patches.grade) * patches.strength)
+    return patches.cover(cover)
 
 
 def fracture(window: Window, layers: Layers) -> Tensor:
-    """A posterior rib broken near its outer end: a dark gap, displaced ends, bright callus about them."""
-    view, marks = window.view, window.marks
-    exam, side = marks.exam, marks.side
-    pages = view.pages()[exam, side]
-    lines = atlas.rib_lines().to(window.x.device)[pages]  # (n, RIBS, 40, 2)
-    first = torch.tensor((2, 4, 6), device=window.x.device)[marks.zone] + (marks.shape[:, 0] * 1.99).long()
-    rows = torch.arange(len(marks), device=window.x.device)
-    grid = view.grid(window.x, window.y, window.width, window.apex, window.base)
-    covers = []
-    extra = torch.zeros_like(window.x)
-    height = window.base - window.apex
-    for k in range(3):
-        rib = first + (0, 1, -1)[k]
-        point = lines[rows, rib, (23 + 8 * marks.shape[:, 1 + k]).long()]  # (n, 2)
-        ahead = lines[rows, rib, (27 + 8 * marks.shape[:, 1 + k]).long()]
-        cx, cy = column(point[:, 0]) * window.width, window.apex + column(point[:, 1]) * height
-        dx, dy = column(ahead[:, 0]) * window.width - cx, window.apex + column(ahead[:, 1]) * height - cy
-        norm = (dx.square() + dy.square()).sqrt()
-        dx, dy = dx / norm, dy / norm
-        shown = (column(marks.count) > k).float()
-        along = (window.x - cx) * dx + (window.y - cy) * dy
-        across = (window.y - cy) * dx - (window.x - cx) * dy
-        step = (0.020 + 0.010 * window.grade) * window.strength * shown
-        far = ramp(along, 0.01) * ramp(0.085 - along, 0.06) * ramp(0.06 - across.abs(), 0.03)
-        grid[..., 1] += far * step * (2 / (atlas.V_RANGE[1] - atlas.V_RANGE[0]) / height)
-        # the ends are dense (overlap, callus); the outer one is displaced upwards with its rib
-        lump = 0.027 + 0.003 * window.grade
-        beside = (across + step * dx * (along > 0)).abs()
-        ends = (1.5 - ((along.abs() - 0.052) / 0.052).square() - (beside / lump).square()).clamp_(0, 1)
-        gap = (1.4 - along.abs() / (0.009 * torch.ones_like(window.pixel)).maximum(0.5 * window.pixel)).clamp_(0, 1)
-        gap = gap * ramp(lump * 1.3 - beside, 0.02)
-        extra += shown * (ends * (1 - gap) * (0.30 + 0.03 * window.grade) - gap * 0.17) * window.strength
-        here = ramp(0.12 - along.abs(), 0.03) * ramp(lump * 1.5 + step - across.abs(), 0.02)
-        covers.append(here * shown)
+    """Posterior ribs broken near their outer ends: a dark gap, displaced ends, dense bone about them."""
+    view, patches = window.view, Patches(window, 0.17)
+    mark, exam, side = patches.mark, patches.exam, patches.side
+    pages, zone = view.pages()[exam, side], window.marks.zone[mark]
+    first = torch.tensor((2, 4, 6), device=mark.device)[zone] + (window.marks.shape[mark, 0] * 1.99).long()
+    rib = first + torch.tensor((0, 1, -1), device=mark.device)[patches.kth]
+    lines = atlas.rib_lines().to(mark.device)[pages, rib]  # (m, 40, 2)
+    start = (23 + 8 * patches.shape(1, 0.0, 1.0)).long().flatten()
+    rows = torch.arange(len(mark), device=mark.device)
+    width, apex, base = window.width[mark], window.apex[mark], window.base[mark]
+    (cx, cy), (ax, ay) = (
+        (column(lines[rows, at, 0]) * width, apex + column(lines[rows, at, 1]) * (base - apex))
+        for at in (start, start + 4)
+    )
+    dx, dy = ax - cx, ay - cy
+    norm = (dx.square() + dy.square()).sqrt()
+    dx, dy = dx / norm, dy / norm
+    x, y = patches.place(cx, cy)
+    along, across = (x - cx) * dx + (y - cy) * dy, (y - cy) * dx - (x - cx) * dy
+    # the outer piece is displaced upwards: its part of the rib cage is sampled from further down
+    shift = (0.020 + 0.010 * patches.grade) * patches.strength
+    outer = ramp(along, 0.01) * ramp(0.085 - along, 0.06) * ramp(0.06 - across.abs(), 0.03)
     source = atlas.pages(view.size, str(view.device))[pages, :1]
-    broken = functional.grid_sample(source, grid, align_corners=False)[:, 0]
-    layers.ribs[exam, side] = broken
-    window.add(layers.extra, extra)
-    return torch.stack(covers, dim=1)
+    whole, broken = (
+        functional.grid_sample(source, view.grid(x, moved, width, apex, base), align_corners=False)[:, 0]
+        for moved in (y, y + outer * shift)
+    )
+    patches.add(layers.ribs, broken - whole)
+    # the ends are dense where they overlap and heal
+    lump = 0.027 + 0.003 * patches.grade
+    beside = (across + shift * dx * (along > 0)).abs()
+    ends = (1.5 - ((along.abs() - 0.052) / 0.052).square() - (beside / lump).square()).clamp_(0, 1)
+    slit = torch.full_like(patches.pixel, 0.009).maximum(0.5 * patches.pixel)
+    gap = (1.4 - along.abs() / slit).clamp_(0, 1) * ramp(lump * 1.3 - beside, 0.02)
+    bone = ends * (1 - gap) * (0.30 + 0.03 * patches.grade) - gap * 0.17
+    patches.add(layers.extra, bone * patches.strength)
+    return patches.cover(ramp(0.12 - along.abs(), 0.03) * ramp(lump * 1.5 + shift - across.abs(), 0.02))
 
 
 SIDED_SIGNS = {
@@ -267,7 +312,8 @@ def device(view: Frontal, marks: Marks, layer: Tensor) -> Tensor:
     """A pacemaker with its lead, or a port with its catheter, below the clavicle of one side. Cover (n, H, W)."""
     exam, shape = marks.exam, marks.shape
     sign = column(torch.where(marks.side == LEFT, 1.0, -1.0))
-    x, y = view.position(exam)
+    rows = slice(int(0.12 * view.size), int(0.84 * view.size))  # no device reaches beyond
+    x, y = (value[:, rows] for value in view.position(exam))
     pacemaker = column((shape[:, 0] < 0.65).float())
     cx = sign * column(0.46 + 0.10 * shape[:, 1])
     cy = column(-0.36 + 0.08 * shape[:, 2])
@@ -298,5 +344,5 @@ def device(view: Frontal, marks: Marks, layer: Tensor) -> Tensor:
     width = torch.full_like(view.pixel[exam], 0.008).maximum(0.55 * view.pixel[exam])
     lead = (1.45 - nearest.sqrt_() / width).clamp_(0, 1)
     added = torch.maximum(case * (0.55 - 0.18 * core), lead * 0.27)
-    layer.index_put_((exam,), added, accumulate=True)
-    return torch.maximum(case, lead)
+    layer[:, rows].index_put_((exam,), added, accumulate=True)
+    return functional.pad(torch.maximum(case, lead), (0, 0, rows.start, view.size - rows.stop))
