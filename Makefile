@@ -15,7 +15,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 tour: $(INSTALLED)  ## the whole path in five minutes: data, pretraining, zero-shot, retrieval, grounding
-	@$(BIN)/medvlp run notebooks/00_tour.ipynb --budget laptop
+	@$(BIN)/medvlp run notebooks/00_tour.ipynb --budget laptop --slack 3
 
 lab: $(INSTALLED)  ## open JupyterLab on the lessons
 	@$(BIN)/medvlp lab

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ def run(
     out: Annotated[Path, Option("--out", "-o", help="Folder of executed copies and pages.")] = Path("runs"),
     html: Annotated[bool, Option(help="Write an HTML page.")] = True,
     timeout: Annotated[float | None, Option(help="Seconds a cell may take; else the budget decides.")] = None,
+    slack: Annotated[float, Option(help="Factor on the stated time, for a slow or busy machine.")] = 1.0,
     in_place: Annotated[bool, Option("--in-place", help="Keep good outputs in the notebook too.")] = False,
     stale: Annotated[bool, Option("--stale", help="Leave out what is up to date.")] = False,
 ) -> None:
@@ -78,7 +80,7 @@ def run(
         print(f"{path} at the {size.name} budget" + (f" ({reason})" if stale else ""))
         result = runner.run(
             path, budget=size.name, parameters=values, out=out, html=html, timeout=timeout, in_place=in_place,
-            progress=True,
+            progress=True, slack=slack,
         )  # fmt: skip
         for table in result.tables:
             print(f"\n{table}")
@@ -127,12 +129,15 @@ def pretrain(
     collection = datasets.load(name, place, split="train", **options)
     sizes = sizes.but(train_studies=len(collection))
     described = {"name": name, **({"root": str(place)} if place is not None else {}), **options}
-    print(f"{recipe} on {len(collection):,} studies of {collection.name}, {sizes.name} budget")
+    first = os.environ.get("RANK", "0") == "0"  # under accelerate launch, one process speaks for all
+    if first:
+        print(f"{recipe} on {len(collection):,} studies of {collection.name}, {sizes.name} budget")
     finished = loop.pretrain(
         recipe, collection, budget=sizes, out=out, seed=seed, resume=resume, data=described, precision=precision,
         workers=workers,
     )  # fmt: skip
-    print(f"run: {out} ({finished.steps:,} steps); next: medvlp evaluate {out}")
+    if first:
+        print(f"run: {out} ({finished.steps:,} steps); next: medvlp evaluate {out}")
 
 
 @app.command()

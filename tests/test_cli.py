@@ -74,11 +74,12 @@ def test_run_prints_table_page_and_problems(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "run", fake)
     monkeypatch.chdir(tmp_path)
     write(lesson(), tmp_path / "a.ipynb")
-    status, out, err = called(capsys, "run", "a.ipynb", "-b", "tiny", "-p", "seed=3", "--timeout", "5")
+    status, out, err = called(capsys, "run", "a.ipynb", "-b", "tiny", "-p", "seed=3", "--timeout", "5", "--slack", "2")
     assert status == 1
     assert "AUROC 0.93" in out and "HTML page: runs/a-tiny.html" in out and "512 MB" in out
     assert "problem: cell 3: timeout" in err and "while True:" in err
     assert asked["budget"] == "tiny" and asked["parameters"] == {"seed": 3} and asked["timeout"] == 5
+    assert asked["slack"] == 2
 
 
 def test_stale_leaves_out_what_is_up_to_date(capsys, tmp_path, monkeypatch):
@@ -111,10 +112,11 @@ def test_every_command_has_help_without_jargon():
         assert CliRunner().invoke(cli.app, [name, "--help"]).exit_code == 0
 
 
-def test_lab_starts_the_jupyterlab_of_this_environment(capsys, monkeypatch, repository):
+def test_lab_starts_the_jupyterlab_of_this_environment(capsys, monkeypatch, tmp_path):
     import subprocess
 
-    monkeypatch.chdir(repository)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(subprocess, "call", lambda command: asked.append(command) or 0)
     assert called(capsys, "lab", "--no-browser")[0] == 0
