@@ -58,8 +58,8 @@ BUDGETS = {
     ),
     "laptop": Budget(
         name="laptop", image_size=64, train_studies=12_000, test_studies=1_000, text_length=64, vocabulary_size=2_000,
-        image_model="resnet10t", text_width=128, text_layers=2, text_heads=4, embedding_width=128,
-        batch_size=64, epochs=1, learning_rate=1e-3,
+        image_model="kit_resnet10", text_width=128, text_layers=2, text_heads=4, embedding_width=128,
+        batch_size=32, epochs=3, learning_rate=2e-3,
     ),
     "gpu": Budget(
         name="gpu", image_size=224, train_studies=200_000, test_studies=5_000, text_length=128, vocabulary_size=4_000,

@@ -58,7 +58,7 @@ class World:
     possible_fraction: float = 0.12  # share of signs only "possible": drawn fainter, hedged in reports
     bilateral_fraction: float = 0.25  # of the signs that may be on both sides
     several_fraction: float = 0.35  # share of lesions and fractures with a count of two or three
-    prior_fraction: float = 0.3  # share of studies with a prior exam of the same patient
+    prior_fraction: float = 0.1  # share of studies with a prior exam of the same patient
     # what became of each finding since the prior exam
     change_mix: Mapping[str, float] = field(default_factory=lambda: dict(CHANGE_MIX))  # weights
     ap_fraction: float = 0.3  # share of AP (bedside) frontal views
