@@ -11,16 +11,9 @@ from PIL import Image
 
 from medvlp_kit import datasets
 from medvlp_kit.datasets import miniature
-from medvlp_kit.datasets.check import (
-    HASH_SIDE,
-    IDENTIFYING_TAGS,
-    check,
-    check_root,
-    difference_hash,
-    guess_layout,
-    near_pairs,
-)
+from medvlp_kit.datasets.check import check, check_root, guess_layout
 from medvlp_kit.datasets.image_reading import fit, read_image
+from medvlp_kit.datasets.look import HASH_SIDE, IDENTIFYING_TAGS, difference_hash, near_pairs
 from medvlp_kit.errors import KitError
 
 

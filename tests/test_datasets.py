@@ -17,10 +17,11 @@ from PIL import Image
 from medvlp_kit import datasets
 from medvlp_kit.datasets import files, miniature
 from medvlp_kit.datasets.covid_chestxray import CovidChestXray, diagnoses
-from medvlp_kit.datasets.files import inside, is_damaged, mend_text
 from medvlp_kit.datasets.manifest import Manifest
+from medvlp_kit.datasets.paths import inside
 from medvlp_kit.datasets.splits import crossing, normalise
 from medvlp_kit.datasets.vqa_rad import QUESTIONS, VqaRad, question_sentence
+from medvlp_kit.datasets.wording import is_damaged, mend_text
 from medvlp_kit.errors import KitError
 from medvlp_kit.study import SPLITS
 

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,34 +18,22 @@ import numpy as np
 
 from ..errors import KitError
 from . import find_manifest, known, load
-from .files import FileCollection, ImageFolder, counted, require_root
-from .image_reading import kind_of, read_image, to_channels
+from .files import FileCollection, ImageFolder
+from .image_reading import kind_of
+from .look import Seen, look, near_pairs
+from .paths import require_root
 from .splits import crossing, normalise
+from .wording import counted
 
 if TYPE_CHECKING:
     import pandas
-    from torch import Tensor
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-HASH_SIDE = 16  # a difference hash has 16 x 16 bits
-# Bits by which two near duplicates may differ. Copies made smaller and stored again as JPEG differed in at most 6 bits,
-# pictures of different people in at least 24, over 320 radiographs and slices.
-NEAR = 10
 BLANK = 0.02  # range of values below which a picture shows nothing
 DARK = 0.1  # a deep picture that never gets brighter was probably kept in fewer bits
 TINY = 32  # pixels
 READERS = 4  # threads; decoders release the interpreter's lock
 SHOWN = 8  # entries a fault lists in the text
-# Attributes that PS3.15 E.1 (basic profile) removes because they can name a person, an institution or an exam.
-IDENTIFYING_TAGS = (
-    "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "InstitutionAddress", "InstitutionName",
-    "InstitutionalDepartmentName", "MedicalRecordLocator", "NameOfPhysiciansReadingStudy", "OperatorsName",
-    "OtherPatientIDs", "OtherPatientNames", "PatientAddress", "PatientBirthDate", "PatientBirthName", "PatientComments",
-    "PatientID", "PatientMotherBirthName", "PatientName", "PatientTelephoneNumbers", "PerformingPhysicianName",
-    "PhysiciansOfRecord", "ReferringPhysicianName", "RequestingPhysician", "StationName", "StudyDate", "StudyID",
-    "StudyTime",
-)  # fmt: skip
-EMPTIED = ("", "anonymous", "anonymized", "anonymised", "anon", "removed", "none", "unknown", "00000000")
 
 
 @dataclass(frozen=True)
@@ -141,23 +128,6 @@ def guess_layout(root: str | Path) -> str:
     return "manifest"
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What one file showed; `error` when it could not be read."""
-
-    path: Path
-    error: str = ""
-    channels: int = 0
-    height: int = 0
-    width: int = 0
-    low: float = 0.0
-    high: float = 0.0
-    exact: str = ""
-    difference: np.ndarray | None = None
-    tags: tuple[str, ...] = ()  # names of identifying tags with a value
-    burnt_in: str = ""  # DICOM: YES, NO or "not stated"
-
-
 def check(collection: FileCollection) -> CheckReport:
     """Read all files of a collection and compare all its studies. Of volumes the middle slice is looked at."""
     if not isinstance(collection, FileCollection):
@@ -168,8 +138,8 @@ def check(collection: FileCollection) -> CheckReport:
             owners[image.path].append(index)
     masks = {mask.path for record in collection.records for mask in record.masks}
     with ThreadPoolExecutor(READERS) as pool:
-        seen = list(pool.map(lambda path: _look(path, collection.bits), owners))
-        masks_seen = list(pool.map(lambda path: _look(path, 16), sorted(masks - set(owners))))
+        seen = list(pool.map(lambda path: look(path, collection.bits), owners))
+        masks_seen = list(pool.map(lambda path: look(path, 16), sorted(masks - set(owners))))
     readable = [each for each in seen if not each.error]
     bare = isinstance(collection, ImageFolder)
     faults = [
@@ -193,73 +163,11 @@ def check(collection: FileCollection) -> CheckReport:
     )
 
 
-def _look(path: Path, bits: int) -> _Seen:
-    try:
-        image = read_image(path, bits=bits)
-    except KitError as error:
-        return _Seen(path, error=str(error))
-    except Exception as error:  # the point of the check is to get to the end
-        return _Seen(path, error=f"{path}: {type(error).__name__}: {error}")
-    channels, height, width = image.shape
-    tags, burnt_in = _header(path) if kind_of(path) == "dicom" else ((), "")
-    return _Seen(
-        path=path,
-        channels=channels,
-        height=height,
-        width=width,
-        low=float(image.min()),
-        high=float(image.max()),
-        exact=blake2b(str(tuple(image.shape)).encode() + image.numpy().tobytes(), digest_size=16).hexdigest(),
-        difference=difference_hash(image),
-        tags=tags,
-        burnt_in=burnt_in,
-    )
-
-
-def difference_hash(image: Tensor) -> np.ndarray:
-    """(HASH_SIDE**2,) bool: whether each cell of the shrunken grey picture is brighter than its left neighbour."""
-    from torch.nn.functional import interpolate
-
-    grey = to_channels(image, 1)[None]
-    small = interpolate(grey, (HASH_SIDE, HASH_SIDE + 1), mode="bilinear", antialias=True)[0, 0]
-    return (small[:, 1:] > small[:, :-1] + 1 / 255).flatten().numpy()
-
-
-def near_pairs(hashes: np.ndarray, *, limit: int = NEAR, chunk: int = 1024) -> list[tuple[int, int, int]]:
-    """(i, j, differing bits) with i < j of all pairs of rows of (N, bits) bool that differ in at most `limit` bits.
-
-    Rows with hardly any bit set are flat pictures and say nothing; they are left out.
-    """
-    signs = hashes.astype(np.float32) * 2 - 1
-    telling = hashes.sum(1) > 2 * limit
-    pairs = []
-    for start in range(0, len(signs), chunk):
-        distance = (signs.shape[1] - signs[start : start + chunk] @ signs[start:].T) / 2
-        for row, column in zip(*np.nonzero(distance <= limit), strict=True):
-            if row < column and telling[start + row] and telling[start + column]:
-                pairs.append((int(start + row), int(start + column), int(distance[row, column])))
-    return pairs
-
-
-def _header(path: Path) -> tuple[tuple[str, ...], str]:
-    """Names of identifying tags that have a value, and what is said of burnt-in annotation."""
-    from pydicom import dcmread
-
-    try:
-        header = dcmread(path, force=True, stop_before_pixels=True)
-        names = [name for name in IDENTIFYING_TAGS if str(header.get(name) or "").strip().lower() not in EMPTIED]
-        if any(element.tag.is_private for element in header):
-            names.append("private tags")
-        return tuple(names), str(header.get("BurnedInAnnotation") or "not stated").upper()
-    except Exception:  # the pixels were read, so an odd header is no reason to stop
-        return ("header not readable",), "NOT STATED"
-
-
 def _name(collection: FileCollection, path: Path) -> str:
     return path.relative_to(collection.root).as_posix() if path.is_relative_to(collection.root) else str(path)
 
 
-def _unreadable(collection: FileCollection, seen: Sequence[_Seen]) -> list[Fault]:
+def _unreadable(collection: FileCollection, seen: Sequence[Seen]) -> list[Fault]:
     bad = tuple(each.error for each in seen if each.error)
     faults = [Fault("missing", ERROR, f"{counted(len(collection.problems), 'row')} without a file or text",
                     collection.problems)] if collection.problems else []  # fmt: skip
@@ -291,7 +199,7 @@ def _studies_with(collection: FileCollection, texts: Sequence[str], text: str) -
 
 
 def _duplicates(
-    collection: FileCollection, seen: Sequence[_Seen], owners: dict[Path, list[int]], *, bare: bool
+    collection: FileCollection, seen: Sequence[Seen], owners: dict[Path, list[int]], *, bare: bool
 ) -> list[Fault]:
     groups = defaultdict(list)
     for each in seen:
@@ -351,7 +259,7 @@ def _reports(collection: FileCollection) -> list[Fault]:
     return faults
 
 
-def _pictures(collection: FileCollection, seen: Sequence[_Seen]) -> list[Fault]:
+def _pictures(collection: FileCollection, seen: Sequence[Seen]) -> list[Fault]:
     blank = tuple(_name(collection, each.path) for each in seen if each.high - each.low < BLANK)
     tiny = tuple(_name(collection, each.path) for each in seen if min(each.height, each.width) < TINY)
     dark = tuple(_name(collection, each.path) for each in seen if BLANK <= each.high - each.low and each.high < DARK)
@@ -366,7 +274,7 @@ def _pictures(collection: FileCollection, seen: Sequence[_Seen]) -> list[Fault]:
     return faults
 
 
-def _headers(collection: FileCollection, seen: Sequence[_Seen]) -> list[Fault]:
+def _headers(collection: FileCollection, seen: Sequence[Seen]) -> list[Fault]:
     tagged = tuple(f"{_name(collection, each.path)}: {', '.join(each.tags)}" for each in seen if each.tags)
     burnt = tuple(_name(collection, each.path) for each in seen if each.burnt_in == "YES")
     silent = tuple(_name(collection, each.path) for each in seen if each.burnt_in == "NOT STATED")
@@ -383,7 +291,7 @@ def _headers(collection: FileCollection, seen: Sequence[_Seen]) -> list[Fault]:
     return faults
 
 
-def _boxes_outside(collection: FileCollection, seen: Sequence[_Seen]) -> list[Fault]:
+def _boxes_outside(collection: FileCollection, seen: Sequence[Seen]) -> list[Fault]:
     shapes = {each.path: (each.height, each.width) for each in seen}
     outside = []
     for record in collection.records:
@@ -397,7 +305,7 @@ def _boxes_outside(collection: FileCollection, seen: Sequence[_Seen]) -> list[Fa
     return [Fault("box outside", ERROR, f"{counted(len(outside), 'box')} beyond the picture", tuple(outside))]
 
 
-def _size_table(seen: Sequence[_Seen]) -> pandas.DataFrame:
+def _size_table(seen: Sequence[Seen]) -> pandas.DataFrame:
     import pandas
 
     table = pandas.DataFrame(

@@ -15,21 +15,10 @@ from pathlib import Path
 
 from ..errors import KitError, unknown
 from ..study import Report
-from .files import (
-    BoxRecord,
-    FileCollection,
-    ImageFile,
-    MaskRecord,
-    Record,
-    counted,
-    inside,
-    is_damaged,
-    mend_text,
-    require_root,
-    tally,
-    with_splits,
-)
+from .files import BoxRecord, FileCollection, ImageFile, MaskRecord, Record, with_splits
+from .paths import inside, require_root
 from .splits import link, normalise
+from .wording import counted, is_damaged, mend_text, tally
 
 TABLE = "metadata.csv"
 MASKS = Path("annotations") / "lungVAE-masks"

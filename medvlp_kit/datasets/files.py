@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KitError, unknown
 from ..study import ABSENT, PRESENT, SPLITS, UNCERTAIN, Collection, Finding, Question, Region, Report, Study, View
 from .image_reading import fit, fit_boxes, fit_mask, image_shape, kind_of, read_image, to_channels
+from .paths import require_root
 from .splits import crossing, normalise, split_by_patient
+from .wording import counted, tally
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,71 +227,6 @@ def leaks_of(records: Sequence[Record]) -> str:
         f"{counted(len(patients), 'patient')} and {counted(len(texts), 'report text')} are in more than one split, so "
         "held-out results are too good."
     )
-
-
-def counted(count: int, noun: str) -> str:
-    """'1 study', '3 studies'."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("x") else "s")
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
-def tally(reasons: Counter) -> str:
-    """'3 rows without notes, 2 of modality CT' from counted reasons; "" when there are none."""
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-
-
-def mend_text(text: object) -> str:
-    """The text with its encoding repaired (ftfy), lost apostrophes put back, blanks and empty lines tidied.
-
-    U+FFFD stands for a character that was lost; between two letters it was nearly always an apostrophe.
-    """
-    import ftfy
-
-    mended = ftfy.fix_text("" if text is None else str(text))
-    mended = re.sub(r"(?<=[^\W\d_])\ufffd+(?=[^\W\d_])", "'", mended).replace("\ufffd", " ")
-    lines = (" ".join(line.split()) for line in mended.splitlines())
-    return "\n".join(line for line in lines if line)
-
-
-def is_damaged(text: str) -> bool:
-    """Whether a text has lost characters, or characters that were read in the wrong encoding (ftfy's measure)."""
-    import ftfy
-    from ftfy.badness import is_bad
-
-    return "\ufffd" in text or is_bad(text) or ftfy.fix_encoding(text) != text
-
-
-def require_root(root: str | Path | None, name: str, *needed: str) -> Path:
-    """The folder of a data set, if it is there and holds what its layout needs."""
-    if root is None:
-        raise KitError(f"data {name!r} needs its folder: give --root FOLDER (or root=...)")
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise KitError(f"{root}: no such folder; give the folder that holds the {name} files")
-    for item in needed:
-        if not (root / item).exists():
-            raise KitError(f"{root} is not in the layout of {name}: {item!r} is missing; see `medvlp data list`")
-    return root
-
-
-def inside(root: Path, text: str, *, where: str) -> Path:
-    """root / text, if that stays in root: no absolute path, no '..', no link that leads out."""
-    windows, posix = PureWindowsPath(text), PurePosixPath(text)
-    if windows.is_absolute() or windows.drive or windows.root or posix.is_absolute():
-        raise KitError(f"{where}: {text!r} is an absolute path; give it relative to {root}")
-    if ".." in windows.parts or ".." in posix.parts:
-        raise KitError(f"{where}: {text!r} leaves the folder {root}; paths may not contain '..'")
-    path = root / text
-    if "\\" in text and not path.exists():  # written on Windows
-        path = root / text.replace("\\", "/")
-    try:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise KitError(f"{where}: {text!r} is a link that leads out of {root}; copy the file into the folder")
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, KitError):
-            raise
-        raise KitError(f"{where}: {text!r} cannot be followed ({error}); check the path") from None
-    return path
 
 
 class ImageFolder(FileCollection):

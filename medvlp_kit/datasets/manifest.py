@@ -22,20 +22,10 @@ from pathlib import Path
 
 from ..errors import KitError, unknown
 from ..study import SPLITS, Report
-from .files import (
-    BoxRecord,
-    FileCollection,
-    ImageFile,
-    MaskRecord,
-    Record,
-    counted,
-    inside,
-    is_damaged,
-    leaks_of,
-    mend_text,
-    with_splits,
-)
+from .files import BoxRecord, FileCollection, ImageFile, MaskRecord, Record, leaks_of, with_splits
+from .paths import inside
 from .splits import split_name
+from .wording import counted, is_damaged, mend_text
 
 COLUMNS = (
     "image", "report", "findings", "impression", "language", "labels", "boxes", "mask", "patient", "study", "view",

@@ -11,20 +11,10 @@ from pathlib import Path
 
 from ..errors import KitError, unknown
 from ..study import Question, Report
-from .files import (
-    FileCollection,
-    ImageFile,
-    Record,
-    counted,
-    inside,
-    is_damaged,
-    leaks_of,
-    mend_text,
-    require_root,
-    tally,
-    with_splits,
-)
+from .files import FileCollection, ImageFile, Record, leaks_of, with_splits
+from .paths import inside, require_root
 from .splits import link, normalise
+from .wording import counted, is_damaged, mend_text, tally
 
 QUESTIONS = "VQA_RAD Dataset Public.json"
 PICTURES = "VQA_RAD Image Folder"
