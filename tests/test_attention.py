@@ -168,6 +168,12 @@ def test_an_exception_inside_the_model_leaves_nothing_behind():
     with pytest.raises(KitError, match="do not tile"), attention.capture(model):
         model(torch.rand(1, 1, 60, 60))
     model.blocks[1].attention.output = nn.Linear(5, 5)  # fails inside a captured layer
+    with attention.capture(model) as maps:
+        with pytest.raises(RuntimeError):
+            model(torch.rand(1, 1, 64, 64))
+        seen = len(maps)
+        FUSED(*torch.rand(3, 1, 1, 2, 4)), F.scaled_dot_product_attention(*torch.rand(3, 1, 1, 2, 4))
+        assert len(maps) == seen == 2  # attention outside every layer belongs to no layer
     with pytest.raises(RuntimeError), attention.capture(model):
         model(torch.rand(1, 1, 64, 64))
     assert F.scaled_dot_product_attention is FUSED and hooks_left(model) == 0 and attention._ACTIVE == []
@@ -198,7 +204,8 @@ def test_only_the_given_model_is_captured_and_captures_nest():
         run_image(), run_text()
         with attention.capture(text) as again:
             run_text()
-    assert len(image_maps) == 2 and len(again) == 2 and len(text_maps) == 4
+        run_image(), run_text()
+    assert len(image_maps) == 4 and len(again) == 2 and len(text_maps) == 6
     assert F.scaled_dot_product_attention is FUSED
 
 
@@ -263,7 +270,14 @@ def test_swin_windows_lie_where_the_block_put_them():
         weights = maps[f"body.layers.0.blocks.{number}.attn"].weights
         assert weights.shape == (2, 1, 256, 256)
         assert not weights[:, :, ~same].any()
-        assert bool((weights.diagonal(dim1=-2, dim2=-1) > 0).all())
+        # And each window's weights lie at its own places: weights times values is the block's attention.
+        x = torch.randn(2, 16, 16, 16)
+        with attention.capture(block) as inner:
+            block(x)
+        normalised = block.norm1(x)
+        value = block.attn.qkv(normalised).chunk(3, dim=-1)[2].flatten(1, 2)  # (B, 256, D), one head
+        mixed = block.attn.proj(inner[0].weights[:, 0] @ value).view_as(x)
+        torch.testing.assert_close(mixed, block._attn(normalised), atol=1e-6, rtol=1e-4)
 
 
 def test_padded_windows_are_refused():

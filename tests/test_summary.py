@@ -75,6 +75,8 @@ def test_activation_bytes_of_one_layer_by_hand():
     x = torch.rand(3, 8)
     _, kept = _SavedBytes(layer)(lambda: layer(x))
     assert kept == 3 * 8 * 4
+    _, kept = _SavedBytes(layer)(lambda: layer(x) + layer(x))
+    assert kept == 3 * 8 * 4  # the same input, kept twice, is in memory once
 
 
 def test_the_model_is_left_as_it_was():
