@@ -107,7 +107,7 @@ class Places:
         after = after[: stop.start()] if stop else after
         for match in self.coordinator.finditer(after):
             rest = after[match.end() :]
-            if match.group() in self.companions and not self.verb.search(rest):
+            if match.group() in self.companions and not (self.verb.search(rest) or self.generic.search(rest)):
                 continue  # "pneumothorax with a visible edge on the right"
             opening = rest.strip()[:14]
             placed = self.preposition.search(rest) or self.side_of(opening) or self.only(self.zones, opening)

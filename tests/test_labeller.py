@@ -163,6 +163,11 @@ ENGLISH = [
     ("Bilateral consolidation in the mid and lower zones.", {"Consolidation": (P, "bilateral", None)}),
     ("Edema, more on the right compared to the left.", {"Edema": P}),
     ("The lungs are not clear.", {}),
+    ("Clear lung fields.", {"Consolidation": A, "Atelectasis": A, "Edema": A, "Lung Lesion": A}),
+    ("Pacemaker with lead fracture.", {"Support Devices": P}),
+    ("Increased cardio-thoracic ratio.", {"Cardiomegaly": P}),
+    ("Mass-like lesion in the left upper lobe.", {"Lung Lesion": (P, "left", "upper")}),
+    ("Pneumothorax on the right with interstitial infiltrates in the left lung.", {"Pneumothorax": (P, "right")}),
 ]
 SPANISH = [
     ("Sin derrame pleural ni neumotórax.", {"Pleural Effusion": A, "Pneumothorax": A}),
