@@ -95,6 +95,17 @@ def test_stale_leaves_out_what_is_up_to_date(capsys, tmp_path, monkeypatch):
     assert status == 0 and ran == ["old.ipynb"] and "up to date" in out and "never run" in out
 
 
+@pytest.mark.slow
+def test_pretrain_then_evaluate(capsys, tmp_path):
+    command = ("pretrain", "--budget", "tiny", "--train-studies", "16", "--epochs", "1", "--out", tmp_path / "run")
+    status, out, _ = called(capsys, *command, "--seed", "3")
+    assert status == 0 and "convirt on 16 studies of phantoms" in out and "(1 steps)" in out
+    assert '"seed": 3' in (tmp_path / "run" / "run.json").read_text()
+    assert called(capsys, *command)[0] == 2  # the folder holds a run already
+    status, out, _ = called(capsys, "evaluate", tmp_path / "run", "--task", "zero_shot")
+    assert status == 0 and "AUROC" in out and "control" in out
+
+
 def test_lists(capsys):
     status, out, _ = called(capsys, "budgets")
     assert status == 0 and all(name in out for name in BUDGETS) and "train_studies" in out
