@@ -207,6 +207,8 @@ class _Writer:
                 items.append(words.say(self.pick(templates), phrase, the_previous=previous))
         if self.scene.normal:
             items.append(self.pick(words["normal_impression"]))
+        if self.absent and self.random() < 0.4:  # a pertinent negative, as readers add one for what they were asked
+            items.append(capitalise(self.negative(self.pick(self.absent))))
         if len(items) > 1 and self.style in ("structured", "telegraphic", "verbose"):
             return "\n".join(f"{number}. {item}" for number, item in enumerate(items, start=1))
         return " ".join(items)
@@ -244,6 +246,7 @@ def negative_prompts(finding: str, *, language: str = "en", held_out: bool = Fal
     entry, frames = words.finding(finding), words["prompts"]["negative_held_out" if held_out else "negative"]
     every = [] if held_out else list(entry["absent"])
     every += [frame.replace("{x}", name) for name in entry["negatives"] for frame in frames]
+    every = list(dict.fromkeys(every))
     return every if len(every) <= limit else Random(f"negative prompts {finding}").sample(every, limit)
 
 
