@@ -149,13 +149,13 @@ def test_the_fused_kernel_equals_the_formula(name, monkeypatch):
 
 
 def explicit_block(block):
-    """BERT's layer from its parts, written out: each part is added to its input, then normalised."""
+    """A layer from its parts, written out: each part reads the normalised input and is added to it."""
 
     def forward(x, *, mask=None, context=None, context_mask=None):
-        x = block.attention_norm(x + block.attention(x, mask=mask))
+        x = x + block.attention(block.attention_norm(x), mask=mask)
         if block.cross_attention is not None:
-            x = block.cross_norm(x + block.cross_attention(x, context, mask=context_mask))
-        return block.feed_forward_norm(x + block.feed_forward(x))
+            x = x + block.cross_attention(block.cross_norm(x), context, mask=context_mask)
+        return x + block.feed_forward(block.feed_forward_norm(x))
 
     return forward
 
@@ -164,7 +164,7 @@ def test_single_stream_hands_back_the_right_places():
     fusion = build("single")
     image, text = features((6, 4))
     streams = []
-    fusion.blocks[-1].register_forward_hook(lambda _, __, out: streams.append(out))
+    fusion.norm.register_forward_hook(lambda _, __, out: streams.append(out))
     fused = fusion(image, text)
     (stream,) = streams
     assert stream.shape[1] == 1 + 6 + 1 + 6  # [CLS] patches [SEP] words
@@ -178,7 +178,7 @@ def test_co_attention_reads_the_other_stream_as_it_entered_the_layer():
     fusion = build("dual, co-attention")
     image, text = features((6, 4))
     entered_image, entered_text = fusion.inputs(image, text)
-    v, w = fusion.image_norm(entered_image.patches), fusion.text_norm(entered_text.tokens)
+    v, w = entered_image.patches, entered_text.tokens
     for image_block, text_block in zip(fusion.image_blocks, fusion.text_blocks):
         v, w = (
             image_block(v, context=w, context_mask=text.mask),
@@ -194,7 +194,7 @@ def test_text_to_image_reads_the_projected_patches_in_every_layer():
     fusion = build("dual, text to image")
     image, text = features((6, 4))
     entered_image, entered_text = fusion.inputs(image, text)
-    v, w = fusion.image_norm(entered_image.patches), fusion.text_norm(entered_text.tokens)
+    v, w = entered_image.patches, entered_text.tokens
     for block in fusion.text_blocks:
         w = block(w, mask=text.mask, context=v)
     fused = fusion(image, text)

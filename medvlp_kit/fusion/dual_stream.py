@@ -17,17 +17,18 @@ VARIANTS = ("co_attention", "text_to_image")
 
 
 class DualStream(nn.Module):
-    """Two streams of BERT's layers with cross-attention between them.
+    """Two streams of transformer layers with cross-attention between them.
 
     variant "co_attention" (M3AE, after METER): in each layer both streams look at themselves, then at the other
         stream as it entered the layer. pooled = linear of [mean patch; first text token].
     variant "text_to_image" (ALBEF): only the text has fusion layers; it looks at itself, then at the projected
-        patches, which stay as they are. pooled = linear of the first text token.
+        patches, which nothing changes. pooled = linear of the first text token.
     meet_at: the first layer with cross-attention; the layers before it see one modality only. ALBEF's text tower of
         twelve layers with the last six looking at the image is layers=12, meet_at=6.
 
     The first text token is the tokenizer's [CLS]. The image is averaged instead, since a convolutional encoder has no
-    such token. A missing modality: see `FusionInputs`.
+    such token. The layers normalise what they read, not what they leave: a norm over the result slowed matching from
+    scratch, so heads that need one bring it. A missing modality: see `FusionInputs`.
     """
 
     style = "dual_stream"
@@ -55,16 +56,15 @@ class DualStream(nn.Module):
 
         def stream() -> nn.ModuleList:
             crosses = [index >= meet_at for index in range(layers)]
-            return nn.ModuleList(Block(width, heads, cross=c, dropout=dropout, norm="post") for c in crosses)
+            return nn.ModuleList(Block(width, heads, cross=c, dropout=dropout) for c in crosses)
 
         self.text_blocks = stream()
         self.image_blocks = stream() if variant == "co_attention" else None
-        self.image_norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.pool = nn.Linear(2 * width if variant == "co_attention" else width, width)
+        self.pool = nn.Linear(width if self.image_blocks is None else 2 * width, width)
 
     def forward(self, image: ImageFeatures | None, text: TextFeatures | None) -> FusedFeatures:
         image, text = self.inputs(image, text)
-        patches, tokens = self.image_norm(image.patches), self.text_norm(text.tokens)
+        patches, tokens = image.patches, text.tokens
         words = keys_only(text.mask)  # (B, 1, 1, T)
         for index, text_block in enumerate(self.text_blocks):
             together = index >= self.meet_at
