@@ -19,7 +19,7 @@ from .scene import SIDES, Scene
 
 VIEWS = ("frontal", "lateral")
 CHUNK = 64  # exams whose curves are computed at once: the more, the less overhead
-PART = 8  # exams whose pictures are drawn at once on a CPU: few, so that they stay in the cache
+PART = 16  # exams whose pictures are drawn at once on a CPU: few, so that they stay in the cache
 SMALLEST = 16
 
 

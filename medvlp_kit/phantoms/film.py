@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,34 @@ class Film:
         """Slow noise (n, H, W) of unit variance, the same for one exam whatever the batch."""
         body, bank = self.body, atlas.noise(self.size, str(self.device))[1]
         return atlas.slices(bank, self.size, body.cloud_x[exam].long(), body.cloud_y[exam].long())
+
+    def wire(self, exam: Tensor, path: list[tuple[Tensor, Tensor]], width: float) -> Tensor:
+        """Cover (n, H, W) of a wire through the points of `path`, each a pair (n, 1, 1) of places in the body.
+
+        The wire is a dense row of dots, and only the few pixels about each dot are touched.
+        """
+        size, many = self.size, math.ceil(0.25 * self.size)  # dots a segment: closer than a pixel
+        knots = torch.stack([torch.cat([x.view(-1, 1), y.view(-1, 1)], 1) for x, y in path], 1)  # (n, K, 2)
+        along = torch.arange(many, device=self.device).view(1, 1, -1, 1) / many
+        dots = torch.lerp(knots[:, :-1, None], knots[:, 1:, None], along).flatten(1, 2)  # (n, P, 2)
+        tilt, scale = self.body.tilt[exam][:, None], self.body.scale[exam][:, None]
+        x, y = dots.unbind(-1)
+        column = (x - tilt * y) / (1 + tilt.square()) * scale + self.body.shift_x[exam][:, None]
+        row = (y + tilt * x) / (1 + tilt.square()) * scale + self.body.shift_y[exam][:, None]
+        column, row = ((place + 1) * (size / 2) - 0.5 for place in (column, row))
+        pixel = self.pixel[exam][:, 0]
+        thick = (width / pixel).clamp(min=0.55)  # in pixels, (n, 1)
+        reach = math.ceil(1.45 * float(max(0.55, width * 0.6 * size))) + 1
+        window = torch.arange(-reach, reach + 1, device=self.device)
+        columns, rows = column.round()[..., None] + window, row.round()[..., None] + window  # (n, P, R)
+        far = (rows - row[..., None]).square()[..., :, None] + (columns - column[..., None]).square()[..., None, :]
+        value = (1.45 - far.sqrt_() / thick[..., None, None]).clamp_(0, 1)
+        value *= ((columns >= 0) & (columns < size))[..., None, :]
+        place = rows.clamp(0, size - 1)[..., :, None] * size + columns.clamp(0, size - 1)[..., None, :]
+        value *= ((rows >= 0) & (rows < size))[..., :, None]
+        cover = torch.zeros((len(exam), size * size), device=self.device)
+        cover.scatter_reduce_(1, place.flatten(1).long(), value.flatten(1), "amax")
+        return cover.view(-1, size, size)
 
     def expose(self, layer: Tensor, *, marker: bool = True) -> Tensor:
         """Film: attenuation to grey values in [0, 1], (B, H, W), with noise, collimation and marker. In place."""

@@ -17,7 +17,7 @@ from . import atlas
 from .anatomy import Anatomy, Marks, marks
 from .film import Film, ramp
 from .scene import Scene
-from .signs import ZONE_LEVELS, both_sides, column
+from .signs import ZONE_LEVELS, both_sides, column, rounded
 
 AIR = 0.205  # attenuation that each of the two lungs lacks
 DEPTHS = (-0.06, -0.20, 0.22)  # x of the middles of the upper, middle and lower zone
@@ -299,16 +299,10 @@ def _device(view: Lateral, found: Marks) -> Tensor:
     case = ((1 - power) / (view.edge[exam] / wide * 4) + 0.5).clamp(0, 1)
     tip_y = torch.where(pacemaker > 0, column(0.36 + 0.08 * shape[:, 6]), column(-0.02 + 0.1 * shape[:, 6]))
     tip_x = torch.where(pacemaker > 0, torch.full_like(cy, -0.36), torch.full_like(cy, -0.07))
-    nearest = torch.full_like(x, 9.0)
     path = [(cx, cy - tall), (cx + 0.12, cy - 0.17), (cx + 0.24, cy - 0.12), (cx + 0.28, cy + 0.1),
             (cx * 0 - 0.08, tip_y.clamp(max=0.2) - 0.08), ((tip_x - 0.08) / 2, tip_y - 0.02),
             (tip_x, tip_y)]  # fmt: skip
-    for (ax, ay), (bx, by) in zip(path, path[1:], strict=False):
-        ux, uy = bx - ax, by - ay
-        t = (((x - ax) * ux + (y - ay) * uy) / (ux * ux + uy * uy).clamp(min=1e-6)).clamp(0, 1)
-        nearest = torch.minimum(nearest, (x - ax - t * ux).square() + (y - ay - t * uy).square())
-    width = torch.full_like(view.pixel[exam], 0.008).maximum(0.55 * view.pixel[exam])
-    lead = (1.45 - nearest.sqrt() / width).clamp(0, 1)
+    lead = view.wire(exam, [path[0], *rounded(path), path[-1]], 0.008)
     view.add(found, torch.maximum(case * 0.5, lead * 0.25))
     return torch.maximum(case, lead)
 

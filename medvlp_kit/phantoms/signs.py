@@ -300,7 +300,7 @@ def both_sides(marks: Marks) -> Marks:
     return Marks(**{**twice, "side": side})
 
 
-def _rounded(path: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+def rounded(path: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """Corners cut at a quarter of each segment (Chaikin), so that a wire bends instead of breaking."""
     points = []
     for (ax, ay), (bx, by) in zip(path, path[1:], strict=False):
@@ -312,7 +312,7 @@ def device(view: Frontal, marks: Marks, layer: Tensor) -> Tensor:
     """A pacemaker with its lead, or a port with its catheter, below the clavicle of one side. Cover (n, H, W)."""
     exam, shape = marks.exam, marks.shape
     sign = column(torch.where(marks.side == LEFT, 1.0, -1.0))
-    rows = slice(int(0.12 * view.size), int(0.84 * view.size))  # no device reaches beyond
+    rows = slice(int(0.12 * view.size), int(0.60 * view.size))  # no case reaches beyond
     x, y = (value[:, rows] for value in view.position(exam))
     pacemaker = column((shape[:, 0] < 0.65).float())
     cx = sign * column(0.46 + 0.10 * shape[:, 1])
@@ -335,14 +335,8 @@ def device(view: Frontal, marks: Marks, layer: Tensor) -> Tensor:
         (sign * 0.09, cy - 0.06), (cava * 0.7, cy + 0.06), (cava, cy + 0.16), (cava, tip_y.clamp(max=0.16)),
         ((tip_x + cava) / 2, tip_y - 0.03 * pacemaker), (tip_x, tip_y),
     ]  # fmt: skip
-    path = [path[0], *_rounded(path), path[-1]]
-    nearest = torch.full_like(x, 9.0)
-    for (ax, ay), (bx, by) in zip(path, path[1:], strict=False):
-        ux, uy = bx - ax, by - ay
-        t = ((x - ax) * ux).add_((y - ay) * uy).div_((ux * ux + uy * uy).clamp(min=1e-6)).clamp_(0, 1)
-        nearest = torch.minimum(nearest, (x - ax - t * ux).square_().add_((y - ay - t * uy).square_()))
-    width = torch.full_like(view.pixel[exam], 0.008).maximum(0.55 * view.pixel[exam])
-    lead = (1.45 - nearest.sqrt_() / width).clamp_(0, 1)
-    added = torch.maximum(case * (0.55 - 0.18 * core), lead * 0.27)
-    layer[:, rows].index_put_((exam,), added, accumulate=True)
-    return functional.pad(torch.maximum(case, lead), (0, 0, rows.start, view.size - rows.stop))
+    lead = view.wire(exam, [path[0], *rounded(path), path[-1]], 0.008)
+    case = functional.pad(case, (0, 0, rows.start, view.size - rows.stop))
+    core = functional.pad(core, (0, 0, rows.start, view.size - rows.stop))
+    layer.index_put_((exam,), torch.maximum(case * (0.55 - 0.18 * core), lead * 0.27), accumulate=True)
+    return torch.maximum(case, lead)
