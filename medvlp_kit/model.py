@@ -114,9 +114,16 @@ class VisionLanguageModel(nn.Module):
         """Unit vectors (B, D) in the joint space."""
         return F.normalize(self.text_projection(text.pooled), dim=-1)
 
+    def project_patches(self, image: ImageFeatures) -> Tensor:
+        """Every patch in the joint space, (B, N, D), with its length: how much it says, not only what.
+
+        With average pooling and a linear head their mean is the image's embedding before it is normalised.
+        """
+        return (self.patch_projection or self.image_projection)(image.patches)
+
     def embed_patches(self, image: ImageFeatures) -> Tensor:
         """Unit vectors (B, N, D): every patch in the joint space."""
-        return F.normalize((self.patch_projection or self.image_projection)(image.patches), dim=-1)
+        return F.normalize(self.project_patches(image), dim=-1)
 
     def embed_tokens(self, text: TextFeatures) -> Tensor:
         """Unit vectors (B, T, D): every token in the joint space; rows of padded tokens mean nothing."""

@@ -75,13 +75,21 @@ class GlobalBatches(Dataset):
         )
 
 
+def has_bf16() -> bool:
+    """Whether the device that will train computes in bf16 itself, instead of imitating it more slowly."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    if torch.backends.mps.is_available():
+        return False
+    return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # no public question exists
+
+
 def _build_accelerator(precision: str):
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    mixed = ("bf16" if bf16 else "no") if precision == "auto" else precision
+    mixed = ("bf16" if has_bf16() else "no") if precision == "auto" else precision
     # a recipe may leave parameters unused in one step (a fusion module under a contrastive objective)
     return Accelerator(mixed_precision=mixed, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 

@@ -22,7 +22,8 @@ def count_step_flops(module: nn.Module, *inputs) -> int:
     training = module.training
     module.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # with gradients on: the counter's module hooks refuse a parameter as a module's input without them
+        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             module(*inputs)
     finally:
         module.train(training)
@@ -31,7 +32,7 @@ def count_step_flops(module: nn.Module, *inputs) -> int:
 
 @lru_cache(maxsize=8)
 def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """FLOPs a second the device can do: the data sheet's for known GPUs in bf16, else the best of a few matrix products."""
+    """FLOPs a second the device can do: the data sheet's for known GPUs in bf16, else the best of ten matrix products."""
     if torch.device(device).type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, peak in PEAK_BF16.items():
@@ -40,7 +41,7 @@ def peak_flops(device: str, dtype: torch.dtype = torch.float32) -> float:
     size = 1024 if torch.device(device).type == "cpu" else 4096
     left = torch.full((size, size), 0.5, device=device, dtype=dtype)
     best = float("inf")
-    for _ in range(5):
+    for _ in range(10):
         start = time.perf_counter()
         product = left @ left
         product[0, 0].item()  # waits for the device

@@ -18,7 +18,7 @@ SIZES = budget("tiny").but(image_model="kit_vit", train_studies=32, batch_size=1
 
 
 def main(out: Path) -> None:
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
     collection = Phantoms(32, seed=3, image_size=SIZES.image_size)
     tokenizer = ReportTokenizer.train([collection.report(i).text for i in range(32)], vocabulary_size=300)
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def main(out: Path) -> None:
     if accelerator.is_main_process:
         save_file(gradients | {"loss": output.loss.detach()}, out / f"gradients-{accelerator.num_processes}.safetensors")
     pretrain(
-        "convirt", collection, budget=SIZES, out=out / f"run-{accelerator.num_processes}", tokenizer=tokenizer, progress=False
+        "convirt", collection, budget=SIZES, out=out / f"run-{accelerator.num_processes}", tokenizer=tokenizer, precision="no", progress=False
     )
 
 

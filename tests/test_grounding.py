@@ -15,6 +15,7 @@ from medvlp_kit.downstream.grounding import (
     box_mask,
     centre_prior,
     contrast_to_noise,
+    contribution_map,
     ground,
     mean_iou,
     patch_similarity,
@@ -22,6 +23,7 @@ from medvlp_kit.downstream.grounding import (
     similarity_map,
 )
 from medvlp_kit.errors import KitError
+from medvlp_kit.study import Region
 
 TINY = budget("tiny")
 nan = float("nan")
@@ -117,6 +119,7 @@ def test_equal_maxima_share_the_hit_so_a_constant_map_scores_the_covered_share()
 def test_boxes_are_half_open_and_hold_the_pixels_whose_centres_they_hold():
     assert box_mask((1, 0, 3, 1), height=2, width=4).tolist() == [[False, True, True, False], [False] * 4]
     assert box_mask((0.4, 0.0, 1.6, 1.0), height=1, width=3).tolist() == [[True, True, False]]
+    assert box_mask((0.5, 0.5, 1.5, 1.5), height=2, width=2).tolist() == [[True, False], [False, False]]
     assert not box_mask((2, 2, 2, 5), height=6, width=6).any()
 
 
@@ -163,6 +166,26 @@ def exam():
     return Examination(Oracle(words), words, Planted(40), budget=TINY)
 
 
+def test_contributions_of_the_patches_average_to_the_preference_of_the_image(exam):
+    """With average pooling and a linear head: mean map = |pooled projection| * (<v, t> - <v, a>)."""
+    model = exam.model
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.image_projection.weight)
+    images = exam.collection.images(range(3), size=32)
+    tokens = exam.tokenizer.encode(["there is left pneumothorax", "right fracture", "no fracture"], length=9)
+    against = exam.tokenizer.encode(["right pneumothorax"], length=9)
+    with torch.no_grad():
+        features = model.encode_image(images)
+        text, other = (model.embed_text(model.encode_text(t)) for t in (tokens, against))
+        length = model.image_projection(features.pooled).norm(dim=-1)
+        expected = length * (model.embed_image(features) * (text - other)).sum(-1)
+    maps = contribution_map(model, images, tokens, against=against, size=4)
+    torch.testing.assert_close(maps.mean((1, 2)), expected)
+    torch.testing.assert_close(contribution_map(model, features, text, against=other, size=4), maps)
+    same = contribution_map(model, images, tokens, against=tokens)
+    assert same.shape == (3, 32, 32) and not same.any()  # nothing speaks for a text over itself
+
+
 def test_similarity_map_takes_images_or_features_tokens_or_embeddings(exam):
     model = exam.model
     images = exam.collection.images(range(3), size=32)
@@ -188,6 +211,17 @@ def test_pieces_of_one_finding_and_side_are_one_case(exam):
 
     twice = Cases(Twice(40), size=32)
     assert len(twice) == len(cases) and {len(boxes) for boxes in twice.boxes} == {2}
+
+
+def test_a_finding_that_reports_give_no_side_is_one_case_with_both_its_boxes():
+    class Both(Planted):
+        def regions(self, index, *, size, view="frontal"):
+            return tuple(Region(label, (x, 0, x + 4, 4), side=side)
+                         for label in ("Edema", "Fracture") for x, side in ((0, "right"), (8, "left")))  # fmt: skip
+
+    cases = Cases(Both(1), size=32)
+    found = [(label, side, len(boxes)) for label, side, boxes in zip(cases.labels, cases.sides, cases.boxes)]
+    assert found == [("Edema", None, 2), ("Fracture", "right", 1), ("Fracture", "left", 1)]
 
 
 def test_a_perfect_model_points_at_every_phrase_and_its_controls_do_not(exam):
@@ -217,3 +251,20 @@ def test_the_centre_prior_is_highest_in_the_centre_and_symmetric():
     assert prior.shape == (8, 12)
     assert divmod(int(prior.argmax()), 12) in {(3, 5), (3, 6), (4, 5), (4, 6)}
     torch.testing.assert_close(prior, prior.flip(0).flip(1))
+
+
+def test_contributions_add_up_to_the_zero_shot_score(exam):
+    """Average pooling and a linear head: the mean of the map is the score times the length of the pooled projection."""
+    model = exam.model
+    images = exam.collection.images(range(3), size=32)
+    encode = lambda text: exam.tokenizer.encode([text] * 3, length=9)  # noqa: E731
+    text, other = encode("there is left pneumothorax"), encode("no pneumothorax")
+    with torch.no_grad():
+        image = model.encode_image(images)
+        length = model.image_projection(image.pooled).norm(dim=-1)  # (3,)
+        t, a = (model.embed_text(model.encode_text(one)) for one in (text, other))
+        score = (model.embed_image(image) * (t - a)).sum(-1)  # (3,)
+    maps = contribution_map(model, images, text, against=other, size=image.grid)  # no up-sampling
+    torch.testing.assert_close(maps.mean((1, 2)), score * length)
+    same = contribution_map(model, images, text, against=text)
+    assert same.abs().max() < 1e-6

@@ -18,10 +18,11 @@ from torch import Tensor
 from ..budget import Budget
 from ..encoders.features import ImageFeatures
 from ..errors import KitError
+from ..phantoms.scene import FINDINGS, SIDED
 from ..study import Collection, Tokenizer, Tokens
 from .encode import Examination, device_of, evaluating, image_to, images_at, text_to
 from .intervals import bootstrap_mean
-from .prompts import phrases
+from .prompts import normal_statements, phrases
 from .result import Estimate, Result
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -134,18 +135,43 @@ def similarity_map(model, images: Tensor | ImageFeatures, tokens: Tokens | Tenso
     images: (B, C, H, W), or ImageFeatures when they are encoded already (then give `size`, pixels)
     tokens: Tokens of B texts, or their unit embeddings (B, D)
     """
+    image, text, size = _pairs(model, images, tokens, size)
+    with evaluating(model):
+        return patch_similarity(model.embed_patches(image), text, image.grid, size=size).float().cpu()
+
+
+def contribution_map(
+    model, images: Tensor | ImageFeatures, tokens: Tokens | Tensor, *, against: Tokens | Tensor, size=None
+) -> Tensor:
+    """What each patch adds to the preference for a text over another, (B, H, W), up-sampled bilinearly.
+
+    map_n = <p_n, t - a>, with p_n the projected patch, not normalised, and t, a the unit embeddings of the text and of
+    `against` (one text, such as a normal report, or B). With average pooling and a linear head the mean of the map is
+    the zero-shot score <v, t> - <v, a> times the length of the pooled projection (class activation maps, Zhou 2016);
+    with other heads it is an approximation. The background, equally near to both texts, cancels.
+    """
+    image, text, size = _pairs(model, images, tokens, size)
+    device = device_of(model)
+    with evaluating(model):
+        other = against.to(device)
+        other = other if isinstance(other, Tensor) else model.embed_text(model.encode_text(other))  # (1 or B, D)
+        return patch_similarity(model.project_patches(image), text - other, image.grid, size=size).float().cpu()
+
+
+def _pairs(model, images: Tensor | ImageFeatures, tokens: Tokens | Tensor, size):
+    """Features of the images, unit embeddings of their texts, and the size of the maps; checked."""
     device = device_of(model)
     if isinstance(images, Tensor):
         size = size or tuple(images.shape[-2:])
     elif size is None:
-        raise KitError("similarity_map of encoded images needs size=, the pixels of the map's side")
+        raise KitError("a map of encoded images needs size=, the pixels of the map's side")
     with evaluating(model):
         image = model.encode_image(images.to(device)) if isinstance(images, Tensor) else image_to(images, device)
         text = tokens.to(device)
         text = text if isinstance(text, Tensor) else model.embed_text(model.encode_text(text))  # (B, D)
-        if len(text) != len(image.pooled):
-            raise KitError(f"{len(image.pooled)} images and {len(text)} texts: give one text to each image")
-        return patch_similarity(model.embed_patches(image), text, image.grid, size=size).float().cpu()
+    if len(text) != len(image.pooled):
+        raise KitError(f"{len(image.pooled)} images and {len(text)} texts: give one text to each image")
+    return image, text, size
 
 
 def centre_prior(size: int | tuple[int, int], *, width: float = 0.25) -> Tensor:
@@ -159,6 +185,8 @@ def centre_prior(size: int | tuple[int, int], *, width: float = 0.25) -> Tensor:
 class Cases:
     """What is to be found in a collection: one case for each study, finding and side that has a region.
 
+    Of the kit's findings, those that reports name without a side (edema) are one case, both sides together.
+
     studies (K,) int: whose image; labels, sides: of what; boxes: (k, 4) each, several where a finding is in pieces
     """
 
@@ -167,7 +195,8 @@ class Cases:
         for i in range(len(collection)):
             for region in collection.regions(i, size=size, view=view):
                 if region.view == view:
-                    found.setdefault((i, region.label, region.side), []).append(region.box)
+                    side = None if region.label in FINDINGS and region.label not in SIDED else region.side
+                    found.setdefault((i, region.label, side), []).append(region.box)
         self.studies = np.array([study for study, _, _ in found], dtype=int)
         self.labels = [label for _, label, _ in found]
         self.sides = [side for _, _, side in found]
@@ -195,7 +224,9 @@ def ground(
     model, tokenizer: Tokenizer, collection: Collection, *, budget: str | Budget | None = None,
     split: str | None = "test", seed: int = 0, kind: str = "lexicon", examination: Examination | None = None,
 ) -> Result:  # fmt: skip
-    """Pointing game, CNR and mIoU of the similarity maps of phrases that name finding and side.
+    """Pointing game, CNR and mIoU of the maps of phrases that name finding and side, against normal statements.
+
+    The maps are `contribution_map`s: what each patch adds to the zero-shot score of the phrase.
 
     Controls: shuffled phrases (the map must follow the phrase), random weights (the map must be learned) and a centre
     prior (it must beat a map that sees nothing). A phrase is the renormalised mean embedding of its wordings.
@@ -210,11 +241,12 @@ def ground(
 
     def maps_of(of: Examination, order: np.ndarray):
         means = {case: _mean_embedding(of, texts) for case, texts in wordings.items()}
+        normal = _mean_embedding(of, normal_statements())[None]  # (1, D)
         embedded = torch.stack([means[wanted[k]] for k in order])  # (K, D)
 
         def maps(rows: np.ndarray) -> Tensor:
             image = images_at(of.encoded.image, torch.from_numpy(cases.studies[rows]))
-            return similarity_map(of.model, image, embedded[rows], size=size)
+            return contribution_map(of.model, image, embedded[rows], against=normal, size=size)
 
         return maps
 
@@ -246,7 +278,8 @@ def ground(
         resamples=resamples, split=exam.where, seed=seed, table=table,
         prompts=f"{kind}, finding and side, such as {wordings[wanted[0]][0]!r}; {len(wordings)} phrases",
         rule=(
-            "cosine of patch and phrase embeddings, up-sampled bilinearly; pointing game: the maximum lies in a box, "
+            "map: what each patch adds to the similarity with the phrase minus that with normal statements, up-sampled "
+            "bilinearly; pointing game: the maximum lies in a box, "
             "equal maxima share the hit; CNR: signed, raw map, population variance; mIoU: map rescaled to [-1, 1], "
             f"mean over thresholds {', '.join(map(str, THRESHOLDS))}, an empty prediction counts 0; boxes half-open, "
             f"several of one finding and side united, {lost} without a pixel left out; mean over phrases, studies "

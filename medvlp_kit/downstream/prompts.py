@@ -73,14 +73,26 @@ def phrases(
     return [f"There is {' '.join(word for word in words if word)}."]
 
 
+def normal_statements(*, language: str = "en") -> list[str]:
+    """Sentences that deny every finding at once."""
+    from ..phantoms import report
+
+    return report.normal_prompts(language=language)
+
+
 def negatives(finding: str, *, language: str = "en", kind: str = "lexicon") -> list[str]:
-    """Sentences that say `finding` is not there."""
+    """Sentences that say `finding` is not there: as many that deny it by name as deny everything.
+
+    Impressions rarely name what is absent; a model trained on them knows "normal" better than "no pneumothorax".
+    """
     if kind not in KINDS:
         raise unknown("kind of prompt", kind, KINDS)
     if kind != "plain" and finding in FINDINGS:
         from ..phantoms import report
 
-        return report.negative_prompts(finding, language=language, held_out=kind == "held out")
+        normal = normal_statements(language=language)
+        named = report.negative_prompts(finding, language=language, held_out=kind == "held out", limit=len(normal))
+        return [*named, *normal]
     return [f"No {finding.lower()}."]
 
 

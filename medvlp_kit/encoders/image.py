@@ -173,8 +173,11 @@ def _kit_vit(name: str, **options) -> ImageEncoder:
 
 
 def _kit_resnet10(name: str, **options) -> ImageEncoder:
-    """timm's ResNet-10-t with a stem half as wide: a third faster on a CPU, as good at 64 pixels."""
-    return TimmEncoder("resnet10t", stem_width=16, **options)
+    """timm's ResNet-10-t made for small pictures: a stem half as wide, and 8 x 8 patches of 64 pixels, not 4 x 4.
+
+    Its third stage keeps the resolution of the second (dilation), so that small signs can be located; the fourth is cut.
+    """
+    return TimmEncoder("resnet10t", stem_width=16, output_stride=8, level=3, **options)
 
 
 OWN: dict[str, Callable[..., ImageEncoder]] = {

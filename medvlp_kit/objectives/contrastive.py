@@ -49,7 +49,9 @@ class InfoNCE(Objective):
     def forward(self, forward_pass: ForwardPass) -> ObjectiveOutput:
         image, text = gather(forward_pass.image_embedding), gather(forward_pass.text_embedding)  # (B, D)
         temperature = forward_pass.model.temperature()
-        loss = info_nce(image, text, temperature=temperature, image_weight=self.image_weight)
+        with torch.autocast(image.device.type, enabled=False):  # similarities divided by 0.05 need all their digits
+            image, text = image.float(), text.float()
+            loss = info_nce(image, text, temperature=temperature, image_weight=self.image_weight)
         with torch.no_grad():
             hits = (image @ text.T).argmax(dim=1) == torch.arange(len(image), device=image.device)  # (B,)
         return ObjectiveOutput(loss, {"batch accuracy": hits.float().mean(), "temperature": temperature.detach()})
