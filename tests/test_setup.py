@@ -157,8 +157,6 @@ def test_readme_leads_to_what_exists(repository):
     text = (repository / "README.md").read_text()
     assert "make tour" in text and "make lab" in text and "2312.06224" in text
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        if target == "assets/pictures/tour.png":  # drawn by a command of its own
-            continue
         if target.startswith("notebooks/") and Path(target).stem not in contract.EXPECTED:
             continue
         assert (repository / target).exists(), f"README points to {target}"
