@@ -169,6 +169,9 @@ class Collection(ABC):
     def report(self, index: int) -> Report:
         return self.study(index).report
 
+    def findings(self, index: int) -> tuple[Finding, ...]:
+        return self.study(index).findings
+
     def split(self, name: str) -> Collection:
         """The part whose split is `name`; splits are by patient and never share a report text."""
         return Subset(self, [i for i in range(len(self)) if self.study(i).split == name], name=f"{self.name}/{name}")
@@ -201,3 +204,6 @@ class Subset(Collection):
 
     def report(self, index: int) -> Report:
         return self.parent.report(self.chosen[index])
+
+    def findings(self, index: int) -> tuple[Finding, ...]:
+        return self.parent.findings(self.chosen[index])

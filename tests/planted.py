@@ -132,8 +132,11 @@ class Oracle(nn.Module):
     def embed_text(self, text):
         return F.normalize(self.text_projection(text.pooled), dim=-1)
 
+    def project_patches(self, image):
+        return self.image_projection(image.patches)
+
     def embed_patches(self, image):
-        return F.normalize(self.image_projection(image.patches), dim=-1)
+        return F.normalize(self.project_patches(image), dim=-1)
 
     def similarity(self, image, text):
         return self.embed_image(image) @ self.embed_text(text).T

@@ -197,7 +197,7 @@ def test_side_swap_tells_a_model_that_knows_sides_from_a_mirrored_one_and_a_blin
     sizes = TINY.but(test_studies=60)
     good = side_swap(Oracle(words), words, data, budget=sizes, kind="plain")
     assert good.value == 1.0 and good.passed
-    assert good.n == len(one_sided(data)) == int((data.truth.sum(-1) == 1).sum())
+    assert good.n == len(list(one_sided(data))) == int((data.truth.sum(-1) == 1).sum())
     mirrored = side_swap(Oracle(words, mirrored=True), words, data, budget=sizes, kind="plain")
     assert mirrored.value == 0.0 and not mirrored.passed
 

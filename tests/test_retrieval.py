@@ -45,7 +45,7 @@ def problems(draw):
 
 
 @given(problems(), st.integers(1, 40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_ranks_equal_sorting_with_ties_groups_and_targets_in_any_block(problem, block):
     scores, groups, targets = problem
     slow = [slow_rank(row, i if targets is None else targets[i], groups) for i, row in enumerate(scores)]
@@ -69,9 +69,9 @@ def test_precision_equals_sorting_with_ties(problem, relevance):
         a, b = {f for f in range(2) if mine[i, f] == 1}, {f for f in range(2) if theirs[j, f] == 1}
         return a == b if relevance == "same" else bool(a & b) or a == b
 
+    found = precision_at_k(scores, mine, ks=(1, 2, 5), column_labels=theirs, relevance=relevance)
     for k in (1, 2, 5):
         slow = np.mean([np.mean([right(i, j) for j in order(row)[:k]]) for i, row in enumerate(scores)])
-        found = precision_at_k(scores, mine, ks=(k,), column_labels=theirs, relevance=relevance)
         assert found[k] == pytest.approx(slow)
 
 

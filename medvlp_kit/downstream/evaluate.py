@@ -69,7 +69,7 @@ def _no_boxes(exam: Examination) -> str | None:
 def _no_sides(exam: Examination) -> str | None:
     from .probes import one_sided
 
-    return None if one_sided(exam.collection) else "the data say of no finding on which side it is"
+    return None if any(one_sided(exam.collection)) else "the data say of no finding on which side it is"
 
 
 TASKS = {

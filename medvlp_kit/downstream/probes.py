@@ -7,7 +7,7 @@ keep its AUROC and still be at chance here.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -37,16 +37,16 @@ def swap_sides(text: str) -> str:
     return _SIDE_WORDS.sub(other, text)
 
 
-def one_sided(collection: Collection) -> list[tuple[int, str, str]]:
+def one_sided(collection: Collection) -> Iterator[tuple[int, str, str]]:
     """(study, finding, side) of every finding that is present on exactly one side of a study."""
-    found = []
     for i in range(len(collection)):
         sides: dict[str, set] = {}
-        for finding in collection.study(i).findings:
+        for finding in collection.findings(i):
             if finding.status == PRESENT and finding.side:
                 sides.setdefault(finding.name, set()).add(finding.side)
-        found += [(i, name, next(iter(s))) for name, s in sides.items() if len(s) == 1 and next(iter(s)) in SIDES]
-    return found
+        for name, found in sides.items():
+            if len(found) == 1 and (side := next(iter(found))) in SIDES:
+                yield i, name, side
 
 
 def preference(exam: Examination, pairs: Sequence[tuple[int, Sequence[str], Sequence[str]]]) -> np.ndarray:
@@ -70,7 +70,7 @@ def side_swap(
 ) -> Result:  # fmt: skip
     """P[s(image, true sentence) > s(image, the same with left and right exchanged)] over one-sided findings."""
     exam = examination or Examination(model, tokenizer, collection, budget=budget, split=split, seed=seed)
-    cases = one_sided(exam.collection)
+    cases = list(one_sided(exam.collection))
     if not cases:
         raise KitError(f"{exam.collection.name} says of no finding that it is on one side, so sides cannot be probed")
     true = {case: phrases(case[0], side=case[1], kind=kind) for case in dict.fromkeys(c[1:] for c in cases)}

@@ -109,6 +109,9 @@ class Phantoms(Collection):
 
         return report.write(self.scene(index), style=self.style, language=self.language)
 
+    def findings(self, index: int) -> tuple[Finding, ...]:
+        return _findings(self.scene(index))
+
     def study(self, index: int) -> Study:
         from . import questions
 
@@ -130,16 +133,19 @@ class Phantoms(Collection):
             patient=each.patient,
             views=tuple(View(name, _Load(each, size, name)) for name in chest.VIEWS),
             report=report.write(each, style=self.style, language=self.language),
-            findings=tuple(
-                Finding(sign.finding, UNCERTAIN if sign.certainty == "possible" else PRESENT, sign.side, sign.zone,
-                        sign.severity)
-                for sign in each.signs
-            ),
+            findings=_findings(each),
             regions=tuple(region for name in chest.VIEWS for region in _regions(each, size, name)),
             questions=tuple(asked),
             prior=before,
             split=self.part,
         )  # fmt: skip
+
+
+def _findings(each: Scene) -> tuple[Finding, ...]:
+    return tuple(
+        Finding(sign.finding, UNCERTAIN if sign.certainty == "possible" else PRESENT, sign.side, sign.zone, sign.severity)
+        for sign in each.signs
+    )
 
 
 def _regions(each: Scene, size: int, view: str) -> tuple[Region, ...]:
