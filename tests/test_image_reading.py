@@ -229,8 +229,8 @@ def test_masks_follow_and_come_back():
 
 def test_fit_antialiases():
     stripes = torch.zeros(1, 256, 256)
-    stripes[:, :, ::2] = 1
-    assert (fit(stripes, 32)[:, 2:-2, 2:-2] - 0.5).abs().max() < 0.05
+    stripes[:, :, ::8] = 1  # thin lines that plain sampling steps over
+    assert (fit(stripes, 32)[:, 2:-2, 2:-2] - 1 / 8).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("wrong", [torch.rand(4, 4), torch.rand(1, 0, 4)])
