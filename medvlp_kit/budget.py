@@ -57,7 +57,7 @@ BUDGETS = {
         batch_size=16, epochs=2, learning_rate=1e-3, resamples=100, seeds=2, cell_seconds=120,
     ),
     "laptop": Budget(
-        name="laptop", image_size=64, train_studies=12_000, test_studies=1_000, text_length=64, vocabulary_size=2_000,
+        name="laptop", image_size=64, train_studies=11_000, test_studies=1_000, text_length=64, vocabulary_size=2_000,
         image_model="kit_resnet10", text_width=128, text_layers=2, text_heads=4, embedding_width=128,
         batch_size=32, epochs=3, learning_rate=2e-3,
     ),

@@ -68,7 +68,7 @@ class GlobalBatches(Dataset):
             chosen[self.rank * share : (self.rank + 1) * share],
             tokenizer=self.tokenizer,
             image_size=self.budget.image_size,
-            text_length=self.budget.text_length,
+            text_length=min(self.budget.text_length, self.recipe.text_length or self.budget.text_length),
             views=self.recipe.views,
             texts=self.recipe.texts,
             seed=self.seed + step // (studies // size),  # another sentence each epoch

@@ -41,6 +41,7 @@ class Recipe:
     fusion: str | None = None  # none | single_stream | dual_stream; None: a dual encoder that never fuses
     views: tuple[str, ...] = ("frontal",)
     texts: tuple[str, ...] = ("report",)
+    text_length: int | None = None  # tokens a training text is cut at, where the budget allows more
     model_options: dict[str, Any] = field(default_factory=dict)
     image_options: dict[str, Any] = field(default_factory=dict)
     text_options: dict[str, Any] = field(default_factory=dict)
