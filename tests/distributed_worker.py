@@ -33,8 +33,9 @@ def main(out: Path) -> None:
     gradients = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
     if accelerator.is_main_process:
         save_file(gradients | {"loss": output.loss.detach()}, out / f"gradients-{accelerator.num_processes}.safetensors")
+    folder = out / f"run-{accelerator.num_processes}"
     pretrain(
-        "convirt", collection, budget=SIZES, out=out / f"run-{accelerator.num_processes}", tokenizer=tokenizer, precision="no", progress=False
+        "convirt", collection, budget=SIZES, out=folder, tokenizer=tokenizer, precision="no", progress=False
     )
 
 

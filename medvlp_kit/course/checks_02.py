@@ -32,7 +32,8 @@ def window(answer: Callable) -> None:
         edge = np.interp(VALUES, [centre, centre + width], [0.0, 1.0])
         if close(found, edge):
             raise Misconception("the centre is taken for the lower edge: the centre must become 0.5")
-        raise Misconception(f"for centre {centre:g} and width {width:g}, {VALUES[3]:g} should become {truth[3]:.3f}, yours is {found[3]:.3f}")
+        wanted = f"{VALUES[3]:g} should become {truth[3]:.3f}"
+        raise Misconception(f"for centre {centre:g} and width {width:g}, {wanted}, yours is {found[3]:.3f}")
 
 
 @exercise
@@ -60,4 +61,5 @@ def fitted_box(answer: Callable) -> None:
         swapped = corners * scale + offset[[1, 0, 1, 0]] * scale
         if close(found, swapped, tolerance=1e-3):
             raise Misconception("the padding went to the wrong axis: the shorter side is the one that is padded")
-        raise Misconception(f"for {box} of a {height} x {width} picture the truth is {truth.round(2).tolist()}, yours is {found.round(2).tolist()}")
+        wanted, got = truth.round(2).tolist(), found.round(2).tolist()
+        raise Misconception(f"for {box} of a {height} x {width} picture the truth is {wanted}, yours is {got}")
