@@ -49,8 +49,10 @@ def test_pictures_are_pictures(mixture, view, size):
 
 
 @pytest.mark.parametrize("view", chest.VIEWS)
-def test_a_picture_does_not_depend_on_its_batch(mixture, view):
-    together = chest.render(mixture, size=SIZE, view=view)  # more than one chunk
+def test_a_picture_does_not_depend_on_its_batch(mixture, view, monkeypatch):
+    monkeypatch.setattr(chest, "CHUNK", 32 * SIZE**2)  # several chunks of several parts
+    monkeypatch.setattr(chest, "PART", 5 * SIZE**2)
+    together = chest.render(mixture, size=SIZE, view=view)
     order = [41, 3, 69, 12, 0, 64]
     apart = torch.cat([chest.render([mixture[row]], size=SIZE, view=view) for row in order])
     torch.testing.assert_close(apart, together[order], rtol=0, atol=2e-6)

@@ -142,13 +142,14 @@ def _pages() -> Tensor:
     return torch.from_numpy(np.stack(drawn))
 
 
-@lru_cache(maxsize=16)
-def pages(size: int, device: str) -> Tensor:
-    """(VARIANTS, 3, height, width): ribs, frontal vessels, lateral vessels, no finer than a picture of `size` shows."""
+@lru_cache(maxsize=32)
+def pages(size: int, device: str, view: str) -> Tensor:
+    """Pages no finer than a picture of `size` shows: (VARIANTS, 2, height, width), ribs and vessels, for the frontal
+    view; (VARIANTS, 1, height, width), the vessels of both lungs, for the lateral."""
     height = min(_HEIGHT, max(24, round(0.95 * size)))
     width = min(_WIDTH, max(16, round(0.60 * size)))
-    small = functional.interpolate(_pages(), (height, width), mode="area")
-    return small.to(device)
+    layers = slice(0, 2) if view == "frontal" else slice(2, 3)
+    return functional.interpolate(_pages()[:, layers], (height, width), mode="area").to(device).contiguous()
 
 
 @lru_cache(maxsize=1)

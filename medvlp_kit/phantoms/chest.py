@@ -18,8 +18,9 @@ from .frontal import Frontal
 from .scene import SIDES, Scene
 
 VIEWS = ("frontal", "lateral")
-CHUNK = 64  # exams whose curves are computed at once: the more, the less overhead
-PART = 16  # exams whose pictures are drawn at once on a CPU: few, so that they stay in the cache
+# Pixels of the exams whose curves and findings are computed at once: the more, the less overhead, the more memory
+CHUNK = 1 << 21
+PART = 1 << 18  # pixels of the exams whose layers are drawn at once on a CPU: few, so that they stay in the cache
 SMALLEST = 16
 
 
@@ -40,9 +41,10 @@ def render(
     """
     check(size, view)
     pictures = torch.empty((len(scenes), 1, size, size), device=device)
-    for start in range(0, len(scenes), CHUNK):
-        part = scenes[start : start + CHUNK]
-        pictures[start : start + CHUNK, 0] = _draw(part, size, view, device, covers=False)[0]
+    many = _exams(CHUNK, size)
+    for start in range(0, len(scenes), many):
+        part = scenes[start : start + many]
+        pictures[start : start + many, 0] = _draw(part, size, view, device, covers=False)[0]
     return pictures
 
 
@@ -55,8 +57,9 @@ def regions(scenes: Sequence[Scene], *, size: int = 64, view: str = "frontal") -
     """
     check(size, view)
     found: list[tuple[Region, ...]] = []
-    for start in range(0, len(scenes), CHUNK):
-        part = scenes[start : start + CHUNK]
+    many = _exams(CHUNK, size)
+    for start in range(0, len(scenes), many):
+        part = scenes[start : start + many]
         per_scene: list[list[Region]] = [[] for _ in part]
         for name, marks, cover in _draw(part, size, view, "cpu", covers=True)[1]:
             masks = cover > 0.35
@@ -71,6 +74,10 @@ def regions(scenes: Sequence[Scene], *, size: int = 64, view: str = "frontal") -
     return found
 
 
+def _exams(pixels: int, size: int) -> int:
+    return max(1, min(256, pixels // size**2))
+
+
 def _box(mask: Tensor) -> tuple[float, float, float, float]:
     rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
@@ -83,15 +90,21 @@ def _draw(scenes: Sequence[Scene], size: int, view: str, device, *, covers: bool
 
         return draw(scenes, size, device)
     picture = Frontal(scenes, size, device)
-    many = PART if torch.device(device).type == "cpu" else len(scenes)
+    many = _exams(PART, size) if torch.device(device).type == "cpu" else len(scenes)
     shape = (len(scenes), 2, size, picture.strip)
-    layers = signs.Layers(*(torch.empty(shape, device=device) for _ in range(3)), torch.zeros(shape, device=device))
+    drawn = torch.empty((len(scenes), 2, *shape[1:]), device=device)
+    layers = signs.Layers(
+        ribs=drawn[:, :, 0],
+        vessels=drawn[:, :, 1],
+        air=torch.empty(shape, device=device),
+        extra=torch.zeros(shape, device=device),
+        covers=covers,
+    )
     picture.inside = torch.empty(shape, device=device)
     parts = list(picture.parts(many))
     for rows, part in parts:
         part.fields(inside=picture.inside[rows], air=layers.air[rows])
-        drawn = part.sample()
-        layers.ribs[rows], layers.vessels[rows] = drawn[:, :, 0], drawn[:, :, 1]
+        drawn[rows] = part.sample()
 
     found = []
     for name, sign in signs.SIDED_SIGNS.items():
@@ -104,8 +117,7 @@ def _draw(scenes: Sequence[Scene], size: int, view: str, device, *, covers: bool
 
     film = torch.empty((len(scenes), size, size), device=device)
     for rows, part in parts:
-        part.x, part.y = part.position()
-        film[rows] = part.assemble(*(layer[rows] for layer in layers))
+        part.assemble(film[rows], **layers.rows(rows))
     devices = picture.marks.get("Support Devices")
     if devices is not None:
         cover = signs.device(picture, devices, film)

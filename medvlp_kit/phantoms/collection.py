@@ -143,7 +143,13 @@ class Phantoms(Collection):
 
 def _findings(each: Scene) -> tuple[Finding, ...]:
     return tuple(
-        Finding(sign.finding, UNCERTAIN if sign.certainty == "possible" else PRESENT, sign.side, sign.zone, sign.severity)
+        Finding(
+            sign.finding,
+            UNCERTAIN if sign.certainty == "possible" else PRESENT,
+            sign.side,
+            sign.zone,
+            sign.severity,
+        )
         for sign in each.signs
     )
 

@@ -16,11 +16,6 @@ def ramp(distance: Tensor, width) -> Tensor:
     return (distance / width).add_(0.5).clamp_(0, 1)
 
 
-def step(distance: Tensor, sharp) -> Tensor:
-    """`ramp` with the reciprocal of the width, for the large layers. A new tensor."""
-    return (distance * sharp).add_(0.5).clamp_(0, 1)
-
-
 class Film:
     """A batch on its way from attenuation to grey values; views add the anatomy.
 
@@ -88,7 +83,7 @@ class Film:
         gain = 5.2 * self.full(body.contrast)
         # a finer pixel catches fewer quanta
         layer.addcmul_(white, self.full(body.noise) * (0.6 + 0.4 * self.size / 128))
-        film = layer.sub_(0.50 - 0.2 * self.full(body.brightness)).mul_(gain).sigmoid_()
+        film = layer.mul_(gain).sub_(gain * (0.50 - 0.2 * self.full(body.brightness))).sigmoid_()
         bend = self.full(body.gamma) - 1
         film *= (film * -bend).add_(1 + bend)
         if marker:  # a letter names a side of the picture, which a lateral view does not have

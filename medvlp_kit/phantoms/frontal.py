@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from . import atlas
 from .anatomy import LEFT, RIGHT, Anatomy, Marks, marks
-from .film import Film, step
+from .film import Film
 from .scene import Scene
 
 AIR = 0.54  # attenuation that a full depth of lung lacks against soft tissue
@@ -123,30 +123,25 @@ class Frontal(Film):
     # pictures
 
     def fields(self, *, inside: Tensor, air: Tensor) -> None:
-        """Where every pixel lies; writes `inside` (of a lung) and `air` (how much is met), both (B, 2, H, S)."""
-        self.x, self.y = self.position()
-        size, strip = self.size, self.strip
-        x = torch.stack([self.x[..., :strip], self.x[..., size - strip :]], dim=1)
-        x[:, RIGHT].neg_()
-        y = torch.stack([self.y[..., :strip], self.y[..., size - strip :]], dim=1)
-        self.side_x, self.side_y = x, y  # (B, 2, H, S)
+        """Writes `inside` (of a lung) and `air` (how much every ray meets), both (B, 2, H, S)."""
+        x = self.side_column + self.side_tilt * self.side_row
+        y = self.side_row - self.side_tilt * self.side_column
         wall = self.outer - x
-        inset = torch.minimum(wall, self.dome - y)
-        inset = torch.minimum(inset, y - self.top, out=inset)
-        inset = torch.minimum(inset, x - 0.045, out=inset)
+        inset = self.dome - y
+        torch.minimum(inset, wall, out=inset)
+        torch.minimum(inset, y.sub_(self.top), out=inset)
+        torch.minimum(inset, x.sub_(0.045), out=inset)
         torch.mul(inset, self.side_sharp, out=inside).add_(0.5).clamp_(0, 1)
-        depth = wall.mul_(1 / 0.22).clamp_(0, 1).mul_(0.36).add_(0.64)
-        depth *= x.sub(0.02).mul_(1 / 0.26).clamp_(0, 1).mul_(0.85).add_(0.15)  # little lung beside the spine
-        torch.mul(depth, inside, out=air)
+        depth = wall.mul_(0.36 / 0.22).clamp_(0, 0.36).add_(0.64)
+        x.add_(0.025).mul_(0.85 / 0.26).clamp_(0, 0.85).add_(0.15)  # little lung beside the spine
+        torch.mul(depth, inside, out=air).mul_(x)
 
     def grid(self, x: Tensor, y: Tensor, width: Tensor, apex: Tensor, base: Tensor) -> Tensor:
-        """Where pixels lie on an atlas page, (..., 2) in [-1, 1]."""
+        """Where points of a lung lie on an atlas page, (..., 2) in [-1, 1]."""
         (u0, u1), (v0, v1) = atlas.U_RANGE, atlas.V_RANGE
-        grid = torch.empty((*x.shape, 2), device=self.device)
-        torch.mul(x, 2 / (u1 - u0) / width, out=grid[..., 0]).sub_(2 * u0 / (u1 - u0) + 1)
-        tall = 2 / (v1 - v0) / (base - apex)
-        torch.mul(y, tall, out=grid[..., 1]).sub_(apex * tall + (2 * v0 / (v1 - v0) + 1))
-        return grid
+        across = x * (2 / (u1 - u0) / width) - (2 * u0 / (u1 - u0) + 1)
+        down = ((y - apex) / (base - apex) - v0) * (2 / (v1 - v0)) - 1
+        return torch.stack([across, down], dim=-1)
 
     def pages(self) -> Tensor:
         """The atlas page of each lung, (B, 2); the two lungs of a patient differ."""
@@ -155,12 +150,18 @@ class Frontal(Film):
 
     def sample(self) -> Tensor:
         """Ribs and vessels of every lung, (B, 2, 2, H, S)."""
-        source = atlas.pages(self.size, str(self.device))[:, :2][self.pages().flatten()]
-        grid = self.grid(self.side_x, self.side_y, self.width, self.apex, self.base).flatten(0, 1)
+        source = atlas.pages(self.size, str(self.device), "frontal")[self.pages().flatten()]
+        # the map is affine, so the grid is that of row 0 and column 0 plus what one step down adds
+        column, zero = self.side_column, torch.zeros_like(self.width)
+        shape = (self.width, self.apex, self.base)
+        at = self.grid(column, -self.side_tilt * column, *shape).flatten(-2)  # (B, 2, 1, 2 S)
+        step_down = self.grid(zero + self.side_tilt, zero + 1, *shape) - self.grid(zero, zero, *shape)
+        step_down = step_down.expand(-1, -1, -1, self.strip, -1).reshape(at.shape)
+        grid = torch.addcmul(at, self.side_row, step_down).view(-1, self.size, self.strip, 2)
         return functional.grid_sample(source, grid, align_corners=False).unflatten(0, (-1, 2))
 
-    def soft_tissue(self) -> Tensor:
-        """Body outline and thickness, with the abdomen: (B, H, W)."""
+    def soft_tissue(self, layer: Tensor) -> None:
+        """Body outline and thickness, with the abdomen, written to `layer` (B, H, W)."""
         body, row = self.body, self.row
         stout = self.full(body.stoutness)
         half = self.full(body.lung_width) + 0.10 + 0.07 * stout
@@ -169,97 +170,97 @@ class Frontal(Film):
         top = self.full(body.shoulders) + 0.20 * (outline - 0.3) - 2.4 * torch.exp(-(outline / 0.225).square())
         thick = 0.72 + 0.05 * stout + 0.16 * ((row - 0.30) / 0.4).clamp(0, 1)
         thick = thick - 0.16 * ((-0.62 - row) / 0.2).clamp(0, 1)  # the neck is thin
-        layer = torch.addcmul(thick, self.x.square(), half.square().reciprocal(), value=-0.36).clamp_(min=0.22)
-        inset = half - self.x.abs()
-        layer *= step(torch.minimum(inset, self.y - top), self.sharp * 0.5)
-        layer *= inset.mul_(10).clamp_(0, 1).mul_(0.30).add_(0.70)
-        return layer
+        x, y = self.position()
+        within = torch.minimum(half - x.abs(), y.sub_(top), out=y)
+        torch.mul(x.square_(), -0.36 / half.square(), out=layer).add_(thick)
+        layer *= within.mul_(self.sharp * 0.35).add_(0.5).clamp_(0, 1)
 
     def centre(self, layer: Tensor) -> None:
-        """Add mediastinum, heart, spine and airway to `layer` (B, H, W), in the middle columns only."""
+        """Add mediastinum, heart, spine and airway to `layer` (B, H, W)."""
         size, body, row = self.size, self.body, self.row
-        near, far = int(size * 0.10), size - int(size * 0.02)
-        x, part = self.x[..., near:far], layer[..., near:far]
-        inset = torch.minimum(self.central_left - x, self.central_right + x)
-        # below the diaphragm the shadow runs into the abdomen
+        # the shadow between its two borders: a step at the edge, and depth towards the middle
+        middle, half = (self.central_left - self.central_right) / 2, (self.central_left + self.central_right) / 2
+        tilt, sharp = self.full(body.tilt), self.sharp / 1.6
+        off = torch.add(self.column, tilt * row - middle).abs_()
+        shadow = (half * sharp + 0.5 - off * sharp).clamp_(0, 1)
+        shadow += (half * (1.25 / 0.22) - off.mul_(1.25 / 0.22)).clamp_(0, 1.25)
+        # below the diaphragm it runs into the abdomen
         crest = self.full(body.base + body.breath - body.dome_left)
-        weight = 0.17 - 0.155 * ((row - crest + 0.02) / 0.12).clamp(0, 1)
-        part += step(inset, self.sharp / 1.6).mul_(weight)
-        part += inset.mul_(1 / 0.22).clamp_(0, 1).mul_(weight * 1.25)
+        layer.addcmul_(shadow, 0.17 - 0.155 * ((row - crest + 0.02) / 0.12).clamp(0, 1))
 
         near, far = int(size * 0.36), size - int(size * 0.36)
-        x, part = self.x[..., near:far], layer[..., near:far]
+        x = self.column[..., near:far] + tilt * row
         bend = self.full(body.spine_bend) * torch.cos(row * 2.0)
         discs = 0.5 + 0.5 * torch.cos((row - self.full(body.base)) * (2 * math.pi / 0.118))
         off = (x - bend).abs_()
-        part += (0.085 - off).mul_(1 / 0.03).clamp_(0, 1).mul_(0.035 + 0.03 * discs)
-        part += (1 - off.mul_(1 / 0.024)).clamp_(min=0).mul_(0.03 * discs)  # spinous processes
+        part = (0.085 / 0.03 - off * (1 / 0.03)).clamp_(0, 1).mul_(0.035 + 0.03 * discs)
+        part.addcmul_(off.mul_(-1 / 0.024).add_(1).clamp_(min=0), 0.03 * discs)  # spinous processes
 
         carina = self.full(body.knob_height) + 0.10
         lean = self.full(body.turn) * 0.6 - 0.015 * ((row + 0.45) / 0.2).clamp(0, 1)
         open_to = 0.15 * ((carina - row) / 0.03).clamp(0, 1) * (1 - 0.3 * ((row + 0.6) / 0.4).clamp(0, 1))
-        part -= (0.036 - (x - lean).abs_()).mul_(1 / 0.014).clamp_(0, 1).mul_(open_to)
+        off = (x - lean).abs_().mul_(-1 / 0.014).add_(0.036 / 0.014).clamp_(0, 1)
+        part.addcmul_(off, open_to, value=-1)
         top, bottom = int(size * 0.28), int(size * 0.62)  # rows that the main bronchi can lie in
         below = (row - carina)[:, top:bottom]
         length = ((0.19 - below) / 0.03).clamp(0, 1) * ((below + 0.03) / 0.03).clamp(0, 1) * 0.085
-        x, part, lean = x[:, top:bottom], part[:, top:bottom], lean[:, top:bottom]
+        x, lean = x[:, top:bottom], lean[:, top:bottom]
         for slant, shear in ((0.95, 0.75), (-0.62, 0.62)):  # the left bronchus is flatter and longer than the right
-            off = (x - (lean + slant * below)).abs_().mul_(shear)
-            part -= (0.026 - off).mul_(1 / 0.014).clamp_(0, 1).mul_(length)
+            off = (x - (lean + slant * below)).abs_().mul_(-shear / 0.014).add_(0.026 / 0.014).clamp_(0, 1)
+            part[:, top:bottom].addcmul_(off, length, value=-1)
+        layer[..., near:far] += part
 
     def shoulders(self, sided: Tensor) -> None:
         """Add clavicles and shoulder blades to a sided layer, in the upper rows only."""
-        body, rows = self.body, int(0.46 * self.size)
-        part, across = sided[:, :, :rows], self.side_column
-        y = self.side_row[:, :, :rows] - self.side_tilt * across
+        body, rows = self.body, int(0.36 * self.size)
+        across = self.side_column
         bedside = self.full(body.bedside)[:, None]
         height = self.full(body.clavicle)[:, None] - 0.06 * bedside
         line = height - 0.10 * ((across - 0.07) / 0.6) - 0.08 * torch.sin((across - 0.07) * 4.4).clamp(min=0)
         thick = 0.026 + 0.014 * (1 - (across / 0.14)).clamp(0, 1) + 0.006 * ((across - 0.5) / 0.3).clamp(0, 1)
         reach = ((across - 0.065) / 0.02).clamp(0, 1) * ((0.80 - across) / 0.05).clamp(0, 1)
-        off = (y - line).abs_().mul_(1 / thick)
-        rim = (1.15 - off).mul_(1 / 0.3).clamp_(0, 1)
-        part += rim.mul_(off.clamp_(max=1).mul_(0.34).add_(0.66)).mul_(reach * 0.15)
+        off = torch.add(self.side_row[:, :, :rows], -self.side_tilt * across - line).abs_().mul_(1 / thick)
+        rim = (1.15 / 0.3 - off * (1 / 0.3)).clamp_(0, 1).mul_(off.clamp_(max=1).mul_(0.34).add_(0.66))
+        sided[:, :, :rows].addcmul_(rim, reach * 0.15)
         # shoulder blade: a faint plate with a brighter medial border, over the lung when the arms are down
         rows, near = int(0.60 * self.size), self.size // 3  # of a window, from the picture's edge
         row = self.side_row[:, :, :rows]
         x = torch.stack([across[:, RIGHT, :, :near], across[:, LEFT, :, self.strip - near :]], dim=1)
-        x = x + self.side_tilt * row
         border = self.width * 0.98 + self.full(body.scapula)[:, None] - 0.16 * bedside - 0.02 + 0.22 * (row + 0.45)
         border = border - 0.15 * (row + 0.3).clamp(min=0)
         extent = ((row + 0.62) / 0.08).clamp(0, 1) * ((0.10 - row) / 0.14).clamp(0, 1)
-        past = x - border
-        blade = past.mul(1 / 0.02).clamp_(0, 1).mul_(0.055 / 0.06)
-        blade += (1 - past.sub_(0.015).abs_().mul_(1 / 0.022)).clamp_(min=0)
-        blade *= extent * 0.06
-        sided[:, RIGHT, :rows, :near] += blade[:, RIGHT]
-        sided[:, LEFT, :rows, self.strip - near :] += blade[:, LEFT]
+        past = torch.add(x, self.side_tilt * row - border)
+        blade = past.mul(0.92 / 0.02).clamp_(0, 0.92)
+        blade += past.sub_(0.015).abs_().mul_(-1 / 0.022).add_(1).clamp_(min=0)
+        extent = extent * 0.06
+        sided[:, RIGHT, :rows, :near].addcmul_(blade[:, RIGHT], extent[:, 0])
+        sided[:, LEFT, :rows, self.strip - near :].addcmul_(blade[:, LEFT], extent[:, 0])
 
     def extras(self, sided: Tensor) -> None:
         """Breasts and the stomach's air bubble: nuisance that carries no finding."""
         body, size = self.body, self.size
-        breast = (self.full(body.breast) * self.full(body.female))[:, None]
+        women = torch.nonzero(body.female).flatten()
         top, bottom = int(0.36 * size), int(0.84 * size)
-        row, across = self.side_row[:, :, top:bottom], self.side_column
-        fall = (1 - ((across - 0.43) / 0.34).square()) - ((row - 0.12) / 0.36).square()
-        sided[:, :, top:bottom] += fall.mul_(1.6).clamp_(0, 1).mul_(0.09 * breast)
+        if len(women):
+            row, across = self.side_row[women, :, top:bottom], self.side_column[women]
+            fall = torch.add(1.6 - 1.6 * ((across - 0.43) / 0.34).square(), -1.6 * ((row - 0.12) / 0.36).square())
+            sided[women, :, top:bottom] += fall.clamp_(0, 1).mul_(0.09 * body.breast[women].view(-1, 1, 1, 1))
         gas = self.full(body.stomach).clamp(min=0)
         wide = self.full(body.stomach_width)
         down = self.full(body.base + body.breath - body.dome_left * 0.62) + 0.09
         top = int(0.6 * size)
-        across = (1 - ((self.side_column[:, LEFT] - 0.30) / wide).square())
-        bubble = across - ((self.row[:, top:] - down) / (0.55 * wide)).square()
-        sided[:, LEFT, top:] -= bubble.mul_(2).clamp_(0, 1).mul_(0.20 * gas)
+        across = 2 - 2 * ((self.side_column[:, LEFT] - 0.30) / wide).square()
+        bubble = torch.add(across, -2 * ((self.row[:, top:] - down) / (0.55 * wide)).square()).clamp_(0, 1)
+        sided[:, LEFT, top:].addcmul_(bubble, -0.20 * gas)
 
-    def assemble(self, ribs: Tensor, vessels: Tensor, air: Tensor, extra: Tensor) -> Tensor:
-        """Attenuation (B, H, W) from the layers of both lungs, each (B, 2, H, S); `extra` is used up."""
+    def assemble(self, layer: Tensor, *, ribs: Tensor, vessels: Tensor, air: Tensor, extra: Tensor) -> None:
+        """Attenuation into `layer` (B, H, W) from the layers of both lungs, each (B, 2, H, S); `extra` is used up."""
         body = self.body
-        extra += ribs * (0.098 * self.full(body.rib_contrast)[:, None])
-        extra += (vessels * (0.25 * self.full(body.vessel_contrast)[:, None])).sub_(AIR).mul_(air)
+        extra.addcmul_(ribs, 0.098 * self.full(body.rib_contrast)[:, None])
+        extra.addcmul_((vessels * (0.25 * self.full(body.vessel_contrast)[:, None])).sub_(AIR), air)
         self.shoulders(extra)
         self.extras(extra)
-        layer = self.soft_tissue()
+        self.soft_tissue(layer)
         layer[..., : self.strip] += extra[:, RIGHT]
         layer[..., self.size - self.strip :] += extra[:, LEFT]
         self.centre(layer)
-        return layer

@@ -85,7 +85,7 @@ class Lateral(Film):
     def draw(self) -> tuple[Tensor, list]:
         body = self.body
         page = body.page.long().clamp(max=atlas.VARIANTS - 1)
-        tree = atlas.pages(self.size, str(self.device))[page, 2:]
+        tree = atlas.pages(self.size, str(self.device), "lateral")[page]
         (u0, u1), (v0, v1) = atlas.U_RANGE, atlas.V_RANGE
         u = (self.x + 0.52) / 1.10
         v = (self.y - self.apex) / (self.base - self.apex)

@@ -27,13 +27,14 @@ ZONE_LEVELS = (0.26, 0.47, 0.68)  # heights of the zones' middles: 0 apex, 1 cos
 class Layers:
     """What the findings may change, each (B, 2, H, S)."""
 
-    air: Tensor
     ribs: Tensor
     vessels: Tensor
+    air: Tensor
     extra: Tensor  # attenuation to add
+    covers: bool = True  # whether anyone will look at the covers: if not, they may be rough
 
-    def __iter__(self):
-        return iter((self.ribs, self.vessels, self.air, self.extra))
+    def rows(self, rows: slice) -> dict[str, Tensor]:
+        return {name: getattr(self, name)[rows] for name in ("ribs", "vessels", "air", "extra")}
 
 
 def column(values: Tensor) -> Tensor:
@@ -105,19 +106,23 @@ def edema(window: Window, layers: Layers) -> Tensor:
     hx, hy = window.at(window.shape(0, 0.46, 0.50), torch.full_like(window.strength, 0.22))
     reach = 0.27 + 0.035 * window.grade
     off = ((window.x - hx) / reach).square_().add_(((window.y - hy) / (reach * 1.25)).square_()).sqrt_()
-    fog = (1.35 - off + 0.15 * window.clouds()).div_(0.9).clamp_(0, 1)
-    haze = fog * window.inside
-    fill = (0.46 + 0.15 * window.grade) * window.strength
+    fog = (window.clouds().mul_(0.15) - off).add_(1.35).mul_(1 / 0.9).clamp_(0, 1)
     vessels = layers.vessels[window.marks.exam, window.marks.side]
-    near = (1.9 - off).div_(0.7).clamp_(0, 1) * window.inside
-    window.add(layers.extra, near * vessels * (0.05 + 0.03 * window.grade) * window.strength)
-    window.scale(layers.air, 1 - fog * fill)
-    strip = ramp(0.10 - (window.outer - window.x), 0.03) * ramp(window.outer - 0.012 - window.x, window.edge)
-    rows = ((window.level - 0.62) / 0.06).clamp(0, 1) * ((0.93 - window.level) / 0.06).clamp(0, 1)
-    comb = ((torch.cos(window.row * (2 * torch.pi / 0.055)) - 0.2) / 0.8).clamp_(min=0)
-    lines = strip * (rows * comb) * window.inside
-    window.add(layers.extra, lines * (0.05 + 0.03 * window.grade) * window.strength)
-    return torch.maximum(haze, torch.maximum(near * (vessels > 0.2) * 0.8, strip * rows * window.inside))
+    thick = torch.mul(fog, vessels, out=vessels).mul_(window.inside)
+    change = thick.mul_((0.07 + 0.03 * window.grade) * window.strength)
+    window.scale(layers.air, 1 - fog * ((0.46 + 0.15 * window.grade) * window.strength))
+    # the lines lie in the lower rows, within a few pixels of the chest wall
+    low = slice(int(0.45 * window.view.size), int(0.95 * window.view.size))
+    wall = window.outer[:, low] - window.x[:, low]
+    strip = ramp(0.10 - wall, 0.03) * ramp(wall - 0.012, window.edge) * window.inside[:, low]
+    level, row = window.level[:, low], window.row[:, low]
+    strip *= ((level - 0.62) / 0.06).clamp(0, 1) * ((0.93 - level) / 0.06).clamp(0, 1)
+    comb = ((torch.cos(row * (2 * torch.pi / 0.055)) - 0.2) / 0.8).clamp_(min=0)
+    change[:, low] += strip * comb * ((0.05 + 0.03 * window.grade) * window.strength)
+    window.add(layers.extra, change)
+    cover = fog.mul_(window.inside)
+    torch.maximum(cover[:, low], strip, out=cover[:, low])
+    return cover
 
 
 def atelectasis(window: Window, layers: Layers) -> Tensor:
@@ -128,15 +133,20 @@ def atelectasis(window: Window, layers: Layers) -> Tensor:
     cover = torch.zeros_like(window.x)
     # one plate more with each grade, the later ones thinner and at another angle
     for k, (gap, lean, size) in enumerate(((0.0, 0.0, 1.0), (0.10, -0.20, 0.75), (-0.105, 0.16, 0.7))):
-        length = (0.20 + 0.03 * window.grade) * size
-        away = window.x - cx - window.shape(3 + k, -0.05, 0.05) * (k > 0)
-        along = away / length
-        off = (window.y - cy - gap - (slope + lean) * away + window.shape(6, -0.01, 0.04) * along.square()).abs_()
-        thick = ((0.025 + 0.006 * window.grade) * size).maximum(0.75 * window.pixel)
-        plate = (1.45 - off / thick).clamp_(0, 1) * (1.7 - 1.7 * along.abs()).clamp_(0, 1)
-        cover = torch.maximum(cover, plate * (column(window.marks.grade) >= k))
-    cover = cover * window.inside
-    window.add(layers.extra, cover * (0.28 + 0.03 * window.grade) * window.strength)
+        rows = torch.nonzero(window.marks.grade >= k).flatten()
+        grade = window.grade[rows]
+        away = window.x[rows] - (cx + window.shape(3 + k, -0.05, 0.05) * (k > 0))[rows]
+        along = away / ((0.20 + 0.03 * grade) * size)
+        line = away.mul_((slope + lean)[rows]).addcmul_(along.square(), window.shape(6, -0.01, 0.04)[rows], value=-1)
+        off = (window.y[rows] - (cy + gap)[rows]).sub_(line).abs_()
+        thick = ((0.025 + 0.006 * grade) * size).maximum(0.75 * window.pixel[rows])
+        plate = off.mul_(-1 / thick).add_(1.45).clamp_(0, 1)
+        plate *= along.abs_().mul_(-1.7).add_(1.7).clamp_(0, 1)
+        cover[rows] = torch.maximum(cover[rows], plate)
+    cover *= window.inside
+    window.add(layers.extra, cover * ((0.28 + 0.03 * window.grade) * window.strength))
+    if not layers.covers:
+        return cover
     lifted = ramp(window.y - window.dome, window.edge)
     plain = window.view.plain_dome[window.marks.exam, window.marks.side]
     walls = torch.minimum(window.outer - window.x, window.x - 0.045)
@@ -265,7 +275,7 @@ def fracture(window: Window, layers: Layers) -> Tensor:
     # the outer piece is displaced upwards: its part of the rib cage is sampled from further down
     shift = (0.020 + 0.010 * patches.grade) * patches.strength
     outer = ramp(along, 0.01) * ramp(0.085 - along, 0.06) * ramp(0.06 - across.abs(), 0.03)
-    source = atlas.pages(view.size, str(view.device))[pages, :1]
+    source = atlas.pages(view.size, str(view.device), "frontal")[pages, :1]
     whole, broken = (
         functional.grid_sample(source, view.grid(x, moved, width, apex, base), align_corners=False)[:, 0]
         for moved in (y, y + outer * shift)
