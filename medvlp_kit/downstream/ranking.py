@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import KitError
 from .encode import images_at, similarity, texts_at
 
-BLOCK = 2**20  # similarities held at once: small enough to stay near the processor
+BLOCK = 2**19  # similarities held at once: small enough to stay near the processor
 
 
 class ModelScores:
