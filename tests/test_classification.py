@@ -143,6 +143,14 @@ def test_own_prompts_are_accepted_and_checked():
     assert negatives("Tuberculosis") == ["No tuberculosis."]
 
 
+def test_labels_outside_the_lexicon_are_written_as_a_sentence_writes_them_and_the_result_says_so():
+    assert phrases("Viral Pneumonia", side="left") == ["There is left viral pneumonia."]
+    assert phrases("COVID-19") == ["There is COVID-19."] and negatives("ARDS") == ["No ARDS."]
+    assert phrases("Right Lung", side="right") == ["There is right lung."]
+    assert prompt_set(["ARDS"]).name == "plain" and prompt_set(["Edema"]).name == "lexicon"
+    assert prompt_set(["ARDS", "Edema"]).name == "lexicon where it knows the finding, else plain"
+
+
 # zero-shot
 
 

@@ -150,6 +150,7 @@ def result(value=0.8, low=0.7, high=0.9, controls=(Estimate("chance", 0.5),), n=
     [
         ({}, "Better than every control", True),
         ({"n": 12}, "Too few data to conclude: n = 12", False),
+        ({"n": 90, "studies": 2}, "Too few data to conclude: n = 90 studies in 2 studies", False),
         ({"controls": (Estimate("chance", 0.5), Estimate("shuffled", 0.6, 0.4, 0.75))}, "overlaps", False),
         ({"controls": (Estimate("shuffled", 0.95, 0.92, 0.99),)}, "Worse than the control", False),
         ({"value": math.nan, "low": math.nan, "high": math.nan}, "not defined", False),

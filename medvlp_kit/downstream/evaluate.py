@@ -114,7 +114,7 @@ class Results(list):
 
     def _repr_html_(self) -> str:
         """Number table, then one section a task; legible without a style sheet."""
-        table = self.table.to_html(float_format=number, na_rep="-", border=0) if len(self) else ""
+        table = self.table.reset_index().to_html(float_format=number, na_rep="-", border=0, index=False) if len(self) else ""
         absent = "".join(
             f"<li>{html.escape(name)}: not possible, {html.escape(why)}</li>" for name, why in self.absent.items()
         )
@@ -168,7 +168,7 @@ def evaluate(
             "open the data with that many channels"
         )
     exam = Examination(run.model, run.tokenizer, collection, budget=sizes, split=split, text=text, seed=seed)
-    where = f" ({run.folder})" if run.folder else ""
+    where = f" ({run.folder.name})" if run.folder else ""
     results = examine(exam, task=task, seed=seed, title=f"{run.recipe.title}{where} on {exam.where}")
     folder = Path(out) if out is not None else run.folder
     if folder is not None:

@@ -22,7 +22,7 @@ from ..phantoms.scene import FINDINGS, SIDED
 from ..study import Collection, Tokenizer, Tokens
 from .encode import Examination, device_of, evaluating, image_to, images_at, text_to
 from .intervals import bootstrap_mean
-from .prompts import normal_statements, phrases
+from .prompts import normal_statements, phrases, wording
 from .result import Estimate, Result
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -274,9 +274,9 @@ def ground(
     return Result(
         task="grounding", name=headline.name, value=headline.value, low=headline.low, high=headline.high,
         controls=tuple(Estimate(name, e[0].value, e[0].low, e[0].high) for name, e in estimates.items()),
-        also=tuple(also), n=len(cases) - lost, unit=f"phrases in {len(set(cases.studies.tolist()))} studies",
+        also=tuple(also), n=len(cases) - lost, unit="phrases", studies=len(set(cases.studies.tolist())),
         resamples=resamples, split=exam.where, seed=seed, table=table,
-        prompts=f"{kind}, finding and side, such as {wordings[wanted[0]][0]!r}; {len(wordings)} phrases",
+        prompts=f"{wording(cases.labels, kind)}, finding and side, such as {wordings[wanted[0]][0]!r}; {len(wordings)} phrases",
         rule=(
             "map: what each patch adds to the similarity with the phrase minus that with normal statements, up-sampled "
             "bilinearly; pointing game: the maximum lies in a box, "

@@ -17,7 +17,7 @@ from ..errors import KitError
 from ..study import PRESENT, Collection, Tokenizer
 from .encode import Examination
 from .intervals import bootstrap_mean
-from .prompts import phrases
+from .prompts import phrases, wording
 from .result import Estimate, Result
 
 SIDES = {"left": "right", "right": "left"}
@@ -94,9 +94,9 @@ def side_swap(
     return Result(
         task="side swap", name="accuracy", value=whole.value, low=whole.low, high=whole.high,
         controls=(Estimate("chance", 0.5), interval(control, slice(None))),
-        n=len(cases), unit=f"findings in {len(set(studies.tolist()))} studies", resamples=resamples,
+        n=len(cases), unit="findings", studies=len(set(studies.tolist())), resamples=resamples,
         split=exam.where, seed=seed, table=pd.DataFrame(rows, columns=columns).set_index("finding"),
-        prompts=f"{kind}, finding and side, such as {pairs[0][1][0]!r} against {pairs[0][2][0]!r}",
+        prompts=f"{wording(names, kind)}, finding and side, such as {pairs[0][1][0]!r} against {pairs[0][2][0]!r}",
         rule=(
             "share of one-sided findings whose true sentences score higher, on average over the wordings, than the "
             "same sentences with left and right exchanged; ties count half; findings on both sides are left out; "

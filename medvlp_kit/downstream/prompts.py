@@ -69,8 +69,23 @@ def phrases(
         return report.prompts(
             finding, side=side, zone=zone, severity=severity, language=language, held_out=kind == "held out"
         )
-    words = [severity, side, zone and f"{zone} zone", finding.lower()]
+    name = plain_name(finding)
+    side = None if side in name.split() else side  # a label such as "right lung" says it already
+    words = [severity, side, zone and f"{zone} zone", name]
     return [f"There is {' '.join(word for word in words if word)}."]
+
+
+def plain_name(finding: str) -> str:
+    """A label as it is written inside a sentence: words in small letters, abbreviations such as COVID-19 as they are."""
+    return " ".join(word.lower() if word[1:] == word[1:].lower() else word for word in finding.split())
+
+
+def wording(findings: Iterable[str], kind: str) -> str:
+    """Whose words the sentences about `findings` are, for a result's `prompts`."""
+    own = {finding in FINDINGS for finding in findings}
+    if kind == "plain" or own == {True}:
+        return kind
+    return "plain" if own == {False} else f"{kind} where it knows the finding, else plain"
 
 
 def normal_statements(*, language: str = "en") -> list[str]:
@@ -93,7 +108,7 @@ def negatives(finding: str, *, language: str = "en", kind: str = "lexicon") -> l
         normal = normal_statements(language=language)
         named = report.negative_prompts(finding, language=language, held_out=kind == "held out", limit=len(normal))
         return [*named, *normal]
-    return [f"No {finding.lower()}."]
+    return [f"No {plain_name(finding)}."]
 
 
 def prompt_set(findings: Sequence[str], *, kind: str = "lexicon", language: str = "en") -> PromptSet:
@@ -106,7 +121,8 @@ def prompt_set(findings: Sequence[str], *, kind: str = "lexicon", language: str 
             # "There is no finding." against "No no finding." would be nonsense, and would score with the sign reversed.
             positive, negative = ["No abnormality.", "Normal study."], ["There is an abnormality.", "Abnormal study."]
         pairs[finding] = (tuple(positive), tuple(negative))
-    return PromptSet(kind if language == "en" else f"{kind}, {language}", pairs)
+    name = wording(findings, kind)
+    return PromptSet(name if language == "en" else f"{name}, {language}", pairs)
 
 
 def as_prompt_set(prompts: PromptSet | Mapping | str | None, findings: Sequence[str]) -> PromptSet:

@@ -52,6 +52,7 @@ class Result:
     name:       the metric, such as "macro-AUROC"
     controls:   what the same metric says where nothing can have been learned; `control` is the hardest to beat
     n, unit:    how many of what the headline is an average over
+    studies:    how many studies they come from, when one study can give several; these are what is resampled
     rule:       averaging, ties, empty cases, sign and rescaling, in words
     table:      the details (per finding, per k) as a DataFrame
     also:       further metrics of the same cases
@@ -74,6 +75,7 @@ class Result:
     resamples: int = 1000
     level: float = 0.95
     fewest: int = FEWEST
+    studies: int | None = None
 
     def __post_init__(self):
         if not self.controls:
@@ -90,11 +92,21 @@ class Result:
         """Whether the data show the model to be better than every control."""
         return self._verdict() == "above"
 
+    @property
+    def _independent(self) -> int:
+        """How many units are independent: forty phrases of two studies are two."""
+        return self.n if self.studies is None else min(self.n, self.studies)
+
+    @property
+    def size(self) -> str:
+        """How many units, in words."""
+        return f"n = {self.n} {self.unit}" + ("" if self.studies is None else f" in {self.studies} studies")
+
     def _verdict(self) -> str:
         low, high = self.control.bounds
         if math.isnan(self.value) or math.isnan(self.low):
             return "undefined"
-        if self.n < self.fewest:
+        if self._independent < self.fewest:
             return "few"
         if self.low > high:
             return "above"
@@ -105,8 +117,8 @@ class Result:
         """What may be concluded, in one sentence."""
         control = f"{self.control.name} ({number(self.control.value)})"
         return {
-            "undefined": f"No conclusion: {self.name} is not defined on these data (n = {self.n} {self.unit}).",
-            "few": f"Too few data to conclude: n = {self.n} {self.unit}, fewer than {self.fewest}.",
+            "undefined": f"No conclusion: {self.name} is not defined on these data ({self.size}).",
+            "few": f"Too few data to conclude: {self.size}, fewer than {self.fewest}.",
             "above": f"Better than every control: the interval lies above that of {control}.",
             "below": f"Worse than the control: the interval lies below that of {control}; check signs and pairing.",
             "overlap": f"Too few data to conclude, or no effect: the interval overlaps that of {control}.",
@@ -130,7 +142,7 @@ class Result:
     @property
     def headline(self) -> str:
         """The number, its interval and n, in one line."""
-        return f"{self.task}: {Estimate(self.name, self.value, self.low, self.high)}, n = {self.n} {self.unit}"
+        return f"{self.task}: {Estimate(self.name, self.value, self.low, self.high)}, {self.size}"
 
     def __str__(self) -> str:
         return "\n".join([self.headline, *(f"  {name}: {text}" for name, text in self.facts.items())])
@@ -142,7 +154,7 @@ class Result:
             name: [{key: _finite(entry) for key, entry in vars(estimate).items()} for estimate in getattr(self, name)]
             for name in ("controls", "also")
         }
-        names = ("n", "unit", "rule", "split", "prompts", "seed", "resamples", "level", "conclusion", "passed")
+        names = ("n", "unit", "studies", "rule", "split", "prompts", "seed", "resamples", "level", "conclusion", "passed")
         table = self.table.reset_index().to_dict(orient="records")
         table = [{str(key): _finite(entry) for key, entry in row.items()} for row in table]
         return {
@@ -156,7 +168,7 @@ class Result:
             f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
             for name, text in self.facts.items()
         )
-        table = self.table.to_html(float_format=number, na_rep="undefined", border=0)
+        table = self.table.reset_index().to_html(float_format=number, na_rep="undefined", border=0, index=False)
         return f"<section><h3>{html.escape(self.headline)}</h3><table>{rows}</table>{table}</section>"
 
     def _repr_html_(self) -> str:
