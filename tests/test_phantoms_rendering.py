@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
+from threading import current_thread
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from medvlp_kit.errors import KitError
 from medvlp_kit.phantoms import FINDINGS, Phantoms, Scene, Sign, World, chest
@@ -16,6 +19,7 @@ from medvlp_kit.phantoms.film import Film
 from medvlp_kit.phantoms.frontal import Frontal
 from medvlp_kit.phantoms.sampling import scene
 from medvlp_kit.phantoms.scene import SEVERITIES, SIDED, SIDES, ZONED, ZONES
+from medvlp_kit.phantoms.threads import spread
 
 SIZE = 64
 
@@ -288,3 +292,51 @@ def test_what_a_collection_refuses():
             Phantoms(**bad)
     with pytest.raises(KitError, match="indices go from 0 to 4"):
         Phantoms(5).scene(5)
+
+
+@pytest.fixture
+def two_threads():
+    """Torch's setting of two threads, whatever this machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_draw_the_same_pictures(mixture, monkeypatch, two_threads):
+    alone = chest.render(mixture, size=64)
+    monkeypatch.setattr(chest, "SHARE", 64 * 64)  # a share of one picture: as many threads as there may be
+    named = set()
+    plain = chest._draw
+
+    def watched(*arguments, **options):
+        named.add(current_thread().name)
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(chest, "_draw", watched)
+    torch.testing.assert_close(chest.render(mixture, size=64), alone, rtol=0, atol=1e-6)
+    assert named and all(name.startswith("phantoms") for name in named)
+    assert torch.get_num_threads() == 2, "the threads' own setting must not become everyone's"
+
+
+def test_an_error_in_a_thread_is_raised(two_threads):
+    def work(piece: int) -> None:
+        raise KitError(f"piece {piece} cannot be drawn")
+
+    with pytest.raises(KitError, match="piece 3"):
+        spread(work, [3, 4, 5])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_reader_draws_too(mixture, monkeypatch, two_threads):
+    """A forked background reader has none of its parent's threads, and would wait for them for ever."""
+    monkeypatch.setattr(chest, "SHARE", 32 * 32)
+    expected = chest.render(mixture, size=32)  # starts the parent's threads
+    loader = DataLoader([mixture], batch_size=None, num_workers=1, timeout=60, multiprocessing_context="fork",
+                        collate_fn=_render_with_threads)  # fmt: skip
+    torch.testing.assert_close(next(iter(loader)), expected, rtol=0, atol=1e-6)
+
+
+def _render_with_threads(scenes: list[Scene]) -> torch.Tensor:
+    torch.set_num_threads(2)
+    return chest.render(scenes, size=32)

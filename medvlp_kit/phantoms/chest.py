@@ -16,11 +16,13 @@ from . import signs
 from .anatomy import LEFT, RIGHT
 from .frontal import Frontal
 from .scene import SIDES, Scene
+from .threads import spread
 
 VIEWS = ("frontal", "lateral")
 # Pixels of the exams whose curves and findings are computed at once: the more, the less overhead, the more memory
 CHUNK = 1 << 21
-PART = 1 << 18  # pixels of the exams whose layers are drawn at once on a CPU: few, so that they stay in the cache
+SHARE = 1 << 20  # pixels from which a thread has enough to draw for its own overhead not to matter
+PART = 1 << 19  # pixels of the exams whose layers are drawn at once on a CPU: few, so that they stay in the cache
 SMALLEST = 16
 
 
@@ -42,9 +44,21 @@ def render(
     check(size, view)
     pictures = torch.empty((len(scenes), 1, size, size), device=device)
     many = _exams(CHUNK, size)
-    for start in range(0, len(scenes), many):
+    threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    if threads > 1 and len(scenes) * size**2 >= threads * SHARE:
+        many = min(many, -(-len(scenes) // threads))
+
+    @torch.no_grad()  # a thread has a gradient mode of its own
+    def draw(start: int) -> None:
         part = scenes[start : start + many]
         pictures[start : start + many, 0] = _draw(part, size, view, device, covers=False)[0]
+
+    starts = range(0, len(scenes), many)
+    if threads > 1 and len(starts) > 1:
+        spread(draw, starts)
+    else:
+        for start in starts:
+            draw(start)
     return pictures
 
 
