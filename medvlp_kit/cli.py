@@ -12,6 +12,7 @@ import typer
 
 from .errors import KitError
 
+FEW_STEPS = 200  # of a run: below, `pretrain` says that more epochs would help
 app = typer.Typer(
     name="medvlp",
     help="The runnable survey of medical vision-language pretraining. Teaching phantoms only; not for clinical use.",
@@ -138,6 +139,8 @@ def pretrain(
     )  # fmt: skip
     if first:
         print(f"run: {out} ({finished.steps:,} steps); next: medvlp evaluate {out}")
+        if finished.steps < FEW_STEPS:
+            print(f"note: so few steps teach little; --epochs goes over the {len(collection):,} studies more often")
 
 
 @app.command()

@@ -99,7 +99,7 @@ def test_stale_leaves_out_what_is_up_to_date(capsys, tmp_path, monkeypatch):
 def test_pretrain_then_evaluate(capsys, tmp_path):
     command = ("pretrain", "--budget", "tiny", "--train-studies", "16", "--epochs", "1", "--out", tmp_path / "run")
     status, out, _ = called(capsys, *command, "--seed", "3")
-    assert status == 0 and "convirt on 16 studies of phantoms" in out and "(1 steps)" in out
+    assert status == 0 and "convirt on 16 studies of phantoms" in out and "(1 steps)" in out and "--epochs" in out
     assert '"seed": 3' in (tmp_path / "run" / "run.json").read_text()
     assert called(capsys, *command)[0] == 2  # the folder holds a run already
     status, out, _ = called(capsys, "evaluate", tmp_path / "run", "--task", "zero_shot")
