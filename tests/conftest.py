@@ -19,6 +19,14 @@ os.environ.pop("MEDVLP_BUDGET", None)  # a test that wants a budget says so
 forbid_network()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For parallel runs: the tests of a file share its fixtures, so one worker takes them all; lessons share nothing."""
+    for item in items:
+        alone = item.path.name == "test_notebooks.py"
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The checkout, with its notebooks and settings."""
