@@ -20,8 +20,10 @@ forbid_network()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """For parallel runs: the tests of a file share its fixtures, so one worker takes them all; lessons share nothing."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     for item in items:
         alone = item.path.name == "test_notebooks.py"
         item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.stem))
