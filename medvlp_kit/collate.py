@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from .errors import unknown
+from .errors import KitError, unknown
 from .study import Batch, Collection, Report, Tokenizer
 
 TEXTS = ("report", "sentence", "findings", "impression")
@@ -42,21 +42,30 @@ def collate(
     views: Sequence[str] = ("frontal",),
     texts: Sequence[str] = ("report",),
     seed: int = 0,
+    findings: bool = False,
 ) -> Batch:
     """The batch of studies `indices`.
 
     views: names of views, images (B, C, image_size, image_size); texts: kinds of text (see `TEXTS`), tokens (B, T).
-    The first of each is the pair a contrastive objective aligns. `seed` draws the random sentences; pass a different
-    one each epoch.
+    The first of each is the pair a contrastive objective aligns. "frontal x2" is the frontal view at twice the size.
+    `seed` draws the random sentences; pass a different one each epoch. findings: also bring each study's statements.
     """
     indices = tuple(int(i) for i in indices)
     reports = [collection.report(i) for i in indices]
     strings = {kind: [choose_text(r, kind, seed=seed, index=i) for r, i in zip(reports, indices)] for kind in texts}
     return Batch(
         indices=indices,
-        views={view: collection.images(indices, size=image_size, view=view) for view in views},
+        views={view: _images(collection, indices, image_size, view) for view in views},
         texts={kind: tokenizer.encode(chosen, length=text_length) for kind, chosen in strings.items()},
         sentences=tuple(next(iter(strings.values()))),
         labels=collection.labels(indices),
         label_names=collection.label_names,
+        findings=tuple(collection.findings(i) for i in indices) if findings else (),
     )
+
+
+def _images(collection: Collection, indices: Sequence[int], size: int, view: str):
+    name, _, times = view.partition(" x")
+    if times and not times.isdigit():
+        raise KitError(f"view {view!r}: write the size as a whole number, as in 'frontal x2'")
+    return collection.images(indices, size=size * int(times or 1), view=name)

@@ -103,6 +103,7 @@ class Batch:
     views:  name -> (B, C, H, W) float32 in [0, 1]; the first is the principal one
     texts:  name -> Tokens; the first is the one that is paired with the image
     labels: (B, F) float32: 1 present, 0 absent, NaN uncertain or unknown; columns are `label_names`
+    findings: what is stated of each study, with side and zone; empty unless collation was asked for it
     """
 
     indices: tuple[int, ...]
@@ -111,6 +112,7 @@ class Batch:
     sentences: tuple[str, ...]  # the principal texts, as strings
     labels: Tensor
     label_names: tuple[str, ...] = ()
+    findings: tuple[tuple[Finding, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -50,12 +50,17 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> ImageFeatures:
         maps, cls = self.encode(self.normalise(images))
-        patches = maps.flatten(2).transpose(1, 2)  # (B, N, D)
+        return self.collect(maps.flatten(2).transpose(1, 2), cls, grid=tuple(maps.shape[-2:]))
+
+    def collect(
+        self, patches: Tensor, cls: Tensor | None, *, grid: tuple[int, int], places: Tensor | None = None
+    ) -> ImageFeatures:
+        """Features of patches (B, N, D) and class token (B, D): what there is, pooled."""
         if self.pooling == "cls":
             pooled = cls
         else:
             pooled = patches.mean(dim=1) if self.pool is None else self.pool(patches)  # (B, D)
-        return ImageFeatures(pooled=pooled, patches=patches, grid=tuple(maps.shape[-2:]))
+        return ImageFeatures(pooled=pooled, patches=patches, grid=grid, places=places)
 
     def forward_levels(self, images: Tensor) -> list[Tensor]:
         """Feature maps (B, D_l, h_l, w_l), finest first, the last at the level of `forward`'s patches."""

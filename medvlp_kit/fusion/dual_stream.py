@@ -66,6 +66,7 @@ class DualStream(nn.Module):
         image, text = self.inputs(image, text)
         patches, tokens = image.patches, text.tokens
         words = keys_only(text.mask)  # (B, 1, 1, T)
+        levels = []
         for index, text_block in enumerate(self.text_blocks):
             together = index >= self.meet_at
             before = patches  # both streams read the other as it entered the layer
@@ -73,8 +74,9 @@ class DualStream(nn.Module):
                 other = {"context": tokens, "context_mask": words} if together else {}
                 patches = self.image_blocks[index](patches, **other)
             tokens = text_block(tokens, mask=words, **({"context": before} if together else {}))
+            levels.append(patches)
         tokens = tokens.masked_fill(~text.mask[:, :, None], 0.0)
         pooled = pool_text(tokens, text.mask, how="cls")  # (B, D)
         if self.image_blocks is not None:
             pooled = torch.cat([patches.mean(dim=1), pooled], dim=-1)
-        return FusedFeatures(self.pool(pooled), patches, tokens, text.mask)
+        return FusedFeatures(self.pool(pooled), patches, tokens, text.mask, tuple(levels))

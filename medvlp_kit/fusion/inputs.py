@@ -92,7 +92,8 @@ class FusionInputs(nn.Module):
         return (self._place(image), self._place_text(text)) if self.embed else (image, text)
 
     def _project_image(self, image: ImageFeatures) -> ImageFeatures:
-        return ImageFeatures(self.image_projection(image.pooled), self.image_projection(image.patches), image.grid)
+        pooled, patches = self.image_projection(image.pooled), self.image_projection(image.patches)
+        return ImageFeatures(pooled, patches, image.grid, image.places)
 
     def _project_text(self, text: TextFeatures) -> TextFeatures:
         padding = ~text.mask[:, :, None]
@@ -101,7 +102,9 @@ class FusionInputs(nn.Module):
 
     def _place(self, image: ImageFeatures) -> ImageFeatures:
         where = sine_positions(image.grid, self.width, device=image.patches.device) + self.types[0]
-        return ImageFeatures(image.pooled, image.patches + where.to(image.patches.dtype), image.grid)
+        if image.places is not None:  # only some patches are here: each brings the position of its own cell
+            where = where[image.places]  # (B, K, D)
+        return ImageFeatures(image.pooled, image.patches + where.to(image.patches.dtype), image.grid, image.places)
 
     def _place_text(self, text: TextFeatures) -> TextFeatures:
         where = sine_positions(text.tokens.shape[1:2], self.width, device=text.tokens.device) + self.types[1]

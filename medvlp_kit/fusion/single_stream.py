@@ -70,12 +70,15 @@ class SingleStream(nn.Module):
         image_length = image.patches.shape[1] + 2
         allowed = MASKS[self._style(mask_style)](image_length, text.mask)  # (B, 1, L, L)
         apart = non_crossing(image_length, text.mask) if self.meet_at else None
+        levels = []
         for index, block in enumerate(self.blocks):
             stream = block(stream, mask=apart if index < self.meet_at else allowed)
+            levels.append(stream[:, 1 : image_length - 1])
         stream = self.norm(stream)
         patches = stream[:, 1 : image_length - 1]
         tokens = stream[:, image_length:].masked_fill(~text.mask[:, :, None], 0.0)
-        return FusedFeatures(self._pool(stream, patches, tokens, text.mask), patches, tokens, text.mask)
+        pooled = self._pool(stream, patches, tokens, text.mask)
+        return FusedFeatures(pooled, patches, tokens, text.mask, tuple(levels))
 
     def _style(self, asked: str | None) -> str:
         style = self.mask_style if asked is None else check_mask_style(asked)
