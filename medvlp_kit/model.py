@@ -133,6 +133,10 @@ class VisionLanguageModel(nn.Module):
         """How well each image fits each text, (B images, B texts): the scorer training used."""
         return self._similarity(self, image, text)
 
+    def score_with(self, similarity: Callable[[VisionLanguageModel, ImageFeatures, TextFeatures], Tensor]) -> None:
+        """Rank by `similarity` from now on. If it is a module, its weights become part of the model."""
+        self._similarity = similarity
+
     def summary(self, batch: Batch):
         """Parameters, FLOPs and activation memory of each part for one batch, as a table."""
         from .summary import summary

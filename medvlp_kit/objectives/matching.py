@@ -19,7 +19,7 @@ from . import Objective, ObjectiveOutput
 
 if TYPE_CHECKING:
     from ..fusion.features import FusedFeatures
-    from ..model import ForwardPass
+    from ..model import ForwardPass, VisionLanguageModel
     from ..study import Batch
 
 IGNORED = -100  # the label of a pair that does not count
@@ -101,10 +101,13 @@ class ImageTextMatching(Objective):
         self.negatives, self.forbid = negatives, forbid
         self.head = nn.Linear(width, 2)
 
+    def scorer(self) -> MatchingScorer:
+        """The same head as a scorer of every image with every text, for `VisionLanguageModel.score_with`."""
+        return MatchingScorer(self.head)
+
     def score(self, fused: FusedFeatures) -> Tensor:
         """How much each pair looks like a match: log odds (B,), positive for a match."""
-        logits = self.head(fused.pooled)
-        return logits[:, 1] - logits[:, 0]
+        return log_odds(self.head, fused)
 
     def forward(self, forward_pass: ForwardPass) -> ObjectiveOutput:
         image, text = forward_pass.image, forward_pass.text
@@ -135,6 +138,32 @@ class ImageTextMatching(Objective):
         rules = {"same_text": same_text, "same_labels": same_labels}
         forbid = None if self.forbid is None else rules[self.forbid](forward_pass.batch)
         return hard_negatives(similarity, forbid=forbid, generator=None)
+
+
+def log_odds(head: nn.Module, fused: FusedFeatures) -> Tensor:
+    """How much each fused pair looks like a match, (B,): log p(match) / p(mismatch)."""
+    logits = head(fused.pooled)  # (B, 2)
+    return logits[:, 1] - logits[:, 0]
+
+
+class MatchingScorer(nn.Module):
+    """Ranks by matching: forward(model, image, text) -> log odds (N images, M texts), each pair fused.
+
+    A dual encoder compares N + M vectors; this fuses N * M pairs, `pairs` of them at a time.
+    """
+
+    def __init__(self, head: nn.Module, *, pairs: int = 2048):
+        super().__init__()
+        self.head, self.pairs = head, pairs
+
+    def forward(self, model: VisionLanguageModel, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        images, texts = len(image.pooled), len(text.pooled)
+        rows = torch.arange(images * texts, device=image.pooled.device)
+        scores = [
+            log_odds(self.head, model.fuse(_take_image(image, part // texts), _take_text(text, part % texts)))
+            for part in rows.split(self.pairs)
+        ]
+        return torch.cat(scores).view(images, texts)
 
 
 def _draw(scores: Tensor, closed: Tensor, generator: torch.Generator | None) -> Tensor:
