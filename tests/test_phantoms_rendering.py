@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from medvlp_kit.errors import KitError
-from medvlp_kit.phantoms import FINDINGS, Phantoms, Scene, Sign, World, chest
+from medvlp_kit.phantoms import FINDINGS, Phantoms, Scene, Sign, World, atlas, chest
 from medvlp_kit.phantoms.anatomy import LEFT, Anatomy
 from medvlp_kit.phantoms.film import Film
 from medvlp_kit.phantoms.frontal import Frontal
@@ -317,6 +317,15 @@ def test_threads_draw_the_same_pictures(mixture, monkeypatch, two_threads):
     torch.testing.assert_close(chest.render(mixture, size=64), alone, rtol=0, atol=1e-6)
     assert named and all(name.startswith("phantoms") for name in named)
     assert torch.get_num_threads() == 2, "the threads' own setting must not become everyone's"
+
+
+def test_half_precision_of_the_caller_changes_nothing(mixture):
+    atlas._pages.cache_clear()  # as in a fresh process, where the first picture draws the banks
+    atlas.pages.cache_clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        pictures, boxes = chest.render(mixture[:4], size=48), chest.regions(mixture[:4], size=48)
+    assert torch.equal(pictures, chest.render(mixture[:4], size=48))
+    assert [[r.box for r in each] for each in boxes] == [[r.box for r in each] for each in chest.regions(mixture[:4], size=48)]
 
 
 def test_an_error_in_a_thread_is_raised(two_threads):

@@ -54,15 +54,17 @@ def render(
         pictures[start : start + many, 0] = _draw(part, size, view, device, covers=False)[0]
 
     starts = range(0, len(scenes), many)
-    if threads > 1 and len(starts) > 1:
-        spread(draw, starts)
-    else:
-        for start in starts:
-            draw(start)
+    with torch.autocast(pictures.device.type, enabled=False):  # a caller's half precision would show as banding
+        if threads > 1 and len(starts) > 1:
+            spread(draw, starts)
+        else:
+            for start in starts:
+                draw(start)
     return pictures
 
 
 @torch.no_grad()
+@torch.autocast("cpu", enabled=False)
 def regions(scenes: Sequence[Scene], *, size: int = 64, view: str = "frontal") -> list[tuple[Region, ...]]:
     """Where each sign is, per scene: a mask (size, size) bool and its half-open box, from the geometry as drawn.
 
