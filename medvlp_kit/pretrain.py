@@ -27,6 +27,8 @@ from .collate import collate
 from .errors import KitError, unknown
 from .model import ForwardPass, VisionLanguageModel
 from .objectives import Objective, ObjectiveOutput
+from .objectives.gradient_cache import chunked_output
+from .objectives.vocabulary import read_tokenizer
 from .progress import Progress
 from .recipes import Recipe
 from .run_folder import Run, load_run
@@ -42,13 +44,18 @@ PRECISIONS = ("auto", "no", "bf16")
 
 
 class Pretraining(nn.Module):
-    """Model and objective as one module, so that data parallelism sees one forward call."""
+    """Model and objective as one module, so that data parallelism sees one forward call.
 
-    def __init__(self, model: VisionLanguageModel, objective: Objective):
+    chunk: encode so many studies at a time (see `objectives.gradient_cache`); None: all at once.
+    """
+
+    def __init__(self, model: VisionLanguageModel, objective: Objective, *, chunk: int | None = None):
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.chunk = model, objective, chunk
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
+        if self.chunk is not None:
+            return chunked_output(self.objective, self.model, batch, chunk=self.chunk)
         return self.objective(ForwardPass(self.model, batch))
 
 
@@ -72,6 +79,7 @@ class GlobalBatches(Dataset):
             views=self.recipe.views,
             texts=self.recipe.texts,
             seed=self.seed + step // (studies // size),  # another sentence each epoch
+            findings=self.recipe.findings,
         )
 
 
@@ -107,10 +115,11 @@ def _fit_budget(budget: Budget, collection: Collection, processes: int) -> Budge
 def _same_run(folder: Path, wanted: dict) -> None:
     """Refuse to resume a run that was started with other settings."""
     found = run_folder.read_description(folder)
-    for key in ("recipe", "budget", "seed", "data", "channels"):
-        if found[key] != json.loads(json.dumps(wanted[key])):
+    for key in ("recipe", "budget", "seed", "data", "channels", "chunk"):
+        there = found.get(key)
+        if there != json.loads(json.dumps(wanted[key])):
             raise KitError(
-                f"{folder} holds a run with another {key} ({str(found[key])[:80]!r}): resume with the same or choose another --out"
+                f"{folder} holds a run with another {key} ({str(there)[:80]!r}): resume with the same or choose another --out"
             )
 
 
@@ -129,6 +138,7 @@ def pretrain(
     precision: str = "auto",
     compile: bool = False,
     workers: int = 0,
+    chunk: int | None = None,
     max_gradient_norm: float = 1.0,
     progress: bool = True,
     on_log: Callable[[dict[str, float]], None] | None = None,
@@ -139,9 +149,13 @@ def pretrain(
     data:    how to find the collection again, kept in run.json: {"name": ..., "root": ...}
     on_log:  called with every row of the history while training
     workers: background readers; leave 0 in notebooks
+    chunk:   encode so many studies at a time: a batch of thousands in the memory of a few, for one more forward pass
+             (`objectives.gradient_cache`); for objectives that read nothing but the two embeddings. On each process.
     Errors: a non-finite loss stops the run with the last good checkpoint in place.
     """
     recipe, sizes = recipes.get(recipe), named_budget(budget)
+    if chunk is not None and chunk < 1:
+        raise KitError(f"chunk is {chunk}: take at least one study at a time, or leave it out")
     accelerator = _build_accelerator(precision)
     device, main = accelerator.device, accelerator.is_main_process
     sizes = _fit_budget(sizes, collection, accelerator.num_processes)
@@ -166,7 +180,7 @@ def pretrain(
         data=data or {"name": collection.name},
         vocabulary_size=tokenizer.vocabulary_size,
         channels=collection.channels,
-    )
+    ) | {"chunk": chunk}
     if started:
         _same_run(folder, description)
         if run_folder.read_description(folder)["finished"]:
@@ -174,13 +188,11 @@ def pretrain(
         if (folder / run_folder.TRAINING).is_file():
             saved, metadata = checkpoint.load_tensors(folder / run_folder.TRAINING)
             start, rows = metadata["step"], metadata["history"]
-    elif folder is not None and main:
-        tokenizer.save(folder / run_folder.TOKENIZER)
-        run_folder.write_description(folder, description, finished=False, steps=steps)
 
     torch.manual_seed(seed)
     built = recipes.build(recipe, budget=sizes, vocabulary_size=tokenizer.vocabulary_size, channels=collection.channels)
-    whole = Pretraining(built.model, built.objective)
+    read_tokenizer(built.objective, tokenizer)
+    whole = Pretraining(built.model, built.objective, chunk=chunk)
     if accelerator.num_processes > 1 and device.type == "cuda":
         whole = nn.SyncBatchNorm.convert_sync_batchnorm(whole)
     optimizer = build_optimizer(whole)
@@ -190,13 +202,19 @@ def pretrain(
     module, prepared = accelerator.prepare(whole, optimizer)
     if saved is not None:
         checkpoint.unpack_optimizer(whole, optimizer, saved)
+    ranks = dict(rank=accelerator.process_index, processes=accelerator.num_processes)
+    if chunk is not None:  # refuse what cannot be done in chunks before anything is written
+        few = sizes.but(batch_size=2 * accelerator.num_processes)
+        with torch.no_grad():
+            whole.eval()(GlobalBatches(collection, tokenizer, recipe, few, seed=seed, **ranks)[0].to(device))
+    if not started and folder is not None and main:
+        tokenizer.save(folder / run_folder.TOKENIZER)
+        run_folder.write_description(folder, description, finished=False, steps=steps)
     if compile:  # in place: names in the checkpoint stay as they are
         built.model.image_encoder.compile()
         built.model.text_encoder.compile()
 
-    batches = GlobalBatches(
-        collection, tokenizer, recipe, sizes, seed=seed, rank=accelerator.process_index, processes=accelerator.num_processes
-    )
+    batches = GlobalBatches(collection, tokenizer, recipe, sizes, seed=seed, **ranks)
     loader = DataLoader(
         batches, sampler=range(start, steps), batch_size=None, collate_fn=_as_is, num_workers=workers,
         persistent_workers=workers > 0,

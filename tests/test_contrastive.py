@@ -41,6 +41,14 @@ def test_equals_the_formula_forward_and_backward(weight):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 7, 50])
+def test_in_pieces_it_is_the_same_forward_and_backward(chunk):
+    values = *pairs(), torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    found = [info_nce(*values[:2], temperature=values[2], image_weight=0.75, chunk=size) for size in (None, chunk)]
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(*(torch.autograd.grad(loss, values) for loss in found))
+
+
 def test_a_permutation_of_the_pairs_changes_nothing():
     image, text = pairs()
     order = torch.tensor([3, 1, 0, 6, 2, 5, 4])
@@ -72,6 +80,7 @@ def test_direction_weights_are_not_swapped():
         (torch.ones(3, 4), torch.ones(2, 4), {}),
         (torch.ones(3, 2, 4), torch.ones(3, 2, 4), {}),
         (torch.ones(3, 4), torch.ones(3, 4), {"image_weight": 1.5}),
+        (torch.ones(3, 4), torch.ones(3, 4), {"chunk": 0}),
     ],
 )
 def test_wrong_arguments_are_one_line(image, text, options):
