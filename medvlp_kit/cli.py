@@ -112,6 +112,7 @@ def pretrain(
     train_studies: Annotated[int | None, Option(help="Phantoms to draw, instead of the budget's.")] = None,
     precision: Annotated[str, Option(help="auto, no or bf16.")] = "auto",
     workers: Annotated[int, Option(help="Background readers.")] = 0,
+    chunk: Annotated[int | None, Option(help="Studies encoded at a time: large batches in little memory.")] = None,
 ) -> None:
     """Pretrain a recipe on phantoms or real studies."""
     from . import budget as budgets
@@ -135,7 +136,7 @@ def pretrain(
         print(f"{recipe} on {len(collection):,} studies of {collection.name}, {sizes.name} budget")
     finished = loop.pretrain(
         recipe, collection, budget=sizes, out=out, seed=seed, resume=resume, data=described, precision=precision,
-        workers=workers,
+        workers=workers, chunk=chunk,
     )  # fmt: skip
     if first:
         print(f"run: {out} ({finished.steps:,} steps); next: medvlp evaluate {out}")
@@ -193,9 +194,15 @@ def recipes() -> None:
     """The survey's systems that the kit can pretrain."""
     from . import recipes as known
 
-    for name in known.names():
-        recipe = known.get(name)
-        print(f"{name:<16} {getattr(recipe, 'title', '')}")
+    rows = [("name", "system", "year", "objectives", "image encoder", "text encoder", "fusion")]
+    for recipe in map(known.get, known.names()):
+        rows.append((
+            recipe.name, recipe.title, str(recipe.year), " + ".join(recipe.objectives),
+            recipe.image_encoder or "the budget's", recipe.text_encoder, recipe.fusion or "none",
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 @app.command()

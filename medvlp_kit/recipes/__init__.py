@@ -26,7 +26,8 @@ class Recipe:
     """One system. Sizes come from the budget; a recipe says only what makes the system itself.
 
     objective: model -> Objective. `model_options` go to `VisionLanguageModel`, `image_options` and `text_options` to
-    the encoders, `fusion_options` to the fusion module.
+    the encoders, `fusion_options` to the fusion module. scorer: (model, objective) -> what `model.similarity` computes,
+    for systems that rank by something else than the cosine of pooled embeddings.
     """
 
     name: str
@@ -36,12 +37,15 @@ class Recipe:
     idea: str
     objectives: tuple[str, ...]
     objective: Callable[[VisionLanguageModel], Objective] = field(repr=False)
+    differs: str = ""  # where this composition departs from the published system, beyond size and data
+    scorer: Callable[[VisionLanguageModel, Objective], Callable] | None = field(default=None, repr=False)
     image_encoder: str | None = None  # a timm name; None takes the budget's
     text_encoder: str = "bert"
     fusion: str | None = None  # none | single_stream | dual_stream; None: a dual encoder that never fuses
     views: tuple[str, ...] = ("frontal",)
     texts: tuple[str, ...] = ("report",)
     text_length: int | None = None  # tokens a training text is cut at, where the budget allows more
+    findings: bool = False  # whether the objective reads what is stated of each study, with side and zone
     model_options: dict[str, Any] = field(default_factory=dict)
     image_options: dict[str, Any] = field(default_factory=dict)
     text_options: dict[str, Any] = field(default_factory=dict)
@@ -120,4 +124,7 @@ def build(
     model = VisionLanguageModel(
         image_encoder, text_encoder, embedding_width=sizes.embedding_width, fusion=fusion, **recipe.model_options
     )
-    return Built(model, recipe.objective(model), recipe)
+    objective = recipe.objective(model)
+    if recipe.scorer is not None:
+        model.score_with(recipe.scorer(model, objective))
+    return Built(model, objective, recipe)
