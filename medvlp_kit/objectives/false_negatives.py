@@ -117,10 +117,10 @@ def triage(similarity: Tensor, *, low: float = 0.90, high: float = 0.98, percent
 
 
 def triage_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels in {-1, 0, +1} -> (targets, weights) for `soft_target_nce`: equal shares for the positives, and weight 0
-    for what is left out. Float32, both (B, B)."""
-    positive = (labels > 0).float()
-    return positive / positive.sum(dim=1, keepdim=True).clamp(min=1), (labels != 0).float()
+    """Labels in {-1, 0, +1} -> (targets, weights) for `soft_target_nce`: 1 for the positives, and weight 0 for what is
+    left out. Float32, both (B, B). The loss divides rows and columns by their own sums: shares are equal in both
+    directions, which rows divided here would not give, for alike is not transitive."""
+    return (labels > 0).float(), (labels != 0).float()
 
 
 def word_similarity(ids: Tensor, mask: Tensor) -> Tensor:

@@ -71,7 +71,10 @@ def in_own_process(*arguments):
     return found
 
 
-def test_memory_is_flat_in_the_batch_size(benchmark):
+def test_memory_is_flat_in_the_batch_size(benchmark, monkeypatch):
+    # the C library is told to give back what is freed, so that the peak is what lives and not what it once held
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     print("\ngradient cache, small ViT at 32 px and 24 words, one thread, forward and backward, memory beside model and images:")
     found = {}
     for count, chunk in [(256, CHUNK), (4096, CHUNK), (256, None), (1024, None), (1024, CHUNK)]:
@@ -84,9 +87,9 @@ def test_memory_is_flat_in_the_batch_size(benchmark):
         benchmark.extra_info[f"memory ratio, {count}"] = round(memory / small, 1)
         benchmark.extra_info[f"time ratio, {count}"] = round(seconds / slow, 2)
     few, many = found[256, CHUNK][1], found[4096, CHUNK][1]
-    print(f"  sixteen times the pairs take {many / few:.2f} times the memory; whole, four times take "
-          f"{found[1024, None][1] / found[256, None][1]:.2f} times")  # fmt: skip
-    assert many < 1.5 * few
-    assert found[1024, None][1] > 2 * found[256, None][1]
+    each = 1024 * (many - few) / (4096 - 256), 1024 * (found[1024, None][1] - found[256, None][1]) / (1024 - 256)
+    print(f"  sixteen times the pairs take {many / few:.2f} times the memory in chunks; one more pair takes "
+          f"{each[0]:.0f} kB in chunks, {each[1]:.0f} kB whole")  # fmt: skip
+    assert many < 2 * few and each[0] < each[1] / 40
     model, batch = build(SMALL, budget=SIZES).model.train(), make_batch(128)
     benchmark.pedantic(lambda: step(model, batch, CHUNK), rounds=2, warmup_rounds=1)
