@@ -118,3 +118,13 @@ def load_run(folder: Path | str, *, recipe: str | None = None, device: str | tor
         steps=metadata.get("step", description["steps"]),
         folder=folder,
     )
+
+
+def load_base(*, device: str | torch.device = "cpu") -> Run:
+    """The pretrained run that ships with the kit, from which the lessons on downstream tasks start.
+
+    A hybrid recipe at the laptop budget, trained on phantoms alone by `python assets/checkpoints/base.py`.
+    """
+    from .assets import asset
+
+    return load_run(asset("checkpoints", "base"), device=device)
