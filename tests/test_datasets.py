@@ -447,7 +447,9 @@ def test_inside_gives_the_path(tmp_path):
 
 
 def test_load_and_names(copies):
-    assert datasets.names() == ("covid-chestxray", "manifest", "phantoms", "vqa-rad")
+    assert datasets.names() == (
+        "bccd", "covid-chestxray", "dsb2018-nuclei", "lc25000", "manifest", "phantoms", "vqa-rad",
+    )  # fmt: skip
     table = datasets.describe()
     assert sorted(table["name"]) == list(datasets.names()) and (table != "").all().all()
     part = datasets.load("covid_chestxray", copies["covid-chestxray"], split="train")

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 # name: (module of this package, class). Imported when asked for: listing the names must not import torch.
 ADAPTORS = {
+    "bccd": ("bccd", "Bccd"),
     "covid-chestxray": ("covid_chestxray", "CovidChestXray"),
+    "dsb2018-nuclei": ("nuclei", "Nuclei"),
+    "lc25000": ("lc25000", "Lc25000"),
     "manifest": ("manifest", "Manifest"),
     "vqa-rad": ("vqa_rad", "VqaRad"),
 }
@@ -131,6 +134,30 @@ def describe() -> pandas.DataFrame:
             "questions with answers",
             "CC0 1.0",
             "osf.io/89kps",
+        ),
+        (
+            "bccd",
+            "blood smears with boxes around cells",
+            "ROOT/BCCD/JPEGImages/, ROOT/BCCD/Annotations/, ROOT/BCCD/ImageSets/Main/",
+            "captions made from counts",
+            "MIT",
+            "github.com/Shenggan/BCCD_Dataset",
+        ),
+        (
+            "dsb2018-nuclei",
+            "microscopy fields with a mask for each nucleus",
+            "ROOT/stage1_train/ID/images/, ROOT/stage1_train/ID/masks/",
+            "captions made from counts",
+            "CC0 1.0",
+            "bbbc.broadinstitute.org/BBBC038",
+        ),
+        (
+            "lc25000",
+            "histology patches of the lung in three classes",
+            "ROOT/lung_colon_image_set/lung_image_sets/",
+            "captions made from classes",
+            "as stated by the authors, arXiv 1912.12142",
+            "github.com/tampapath/lung_colon_image_set",
         ),
         (
             "manifest",

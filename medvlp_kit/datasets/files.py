@@ -205,11 +205,13 @@ def mask_region(mask: MaskRecord, size: int) -> Region:
     return Region(mask.label, box, mask=placed, view=mask.view)
 
 
-def with_splits(records: Sequence[Record], *, fractions: tuple[float, float, float], seed: int) -> list[Record]:
-    """The records with splits by patient and by identical report."""
+def with_splits(
+    records: Sequence[Record], *, fractions: tuple[float, float, float], seed: int, by_report: bool = True
+) -> list[Record]:
+    """The records with splits by patient and by identical report; captions made from labels are no reason to group."""
     splits = split_by_patient(
         [record.patient for record in records],
-        [record.report.text for record in records],
+        [record.report.text for record in records] if by_report else None,
         fractions=fractions,
         seed=seed,
     )

@@ -23,7 +23,8 @@ LOST = "The patient\ufffds prior exam is not available."
 def build(name: str, folder: str | Path, *, studies: int = 24, seed: int = 0) -> Path:
     """Write the miniature `name` into folder/name and return that path. The same arguments give the same files.
 
-    names: covid-chestxray, vqa-rad, manifest, faulty (a manifest with every fault `check` knows), dicom, nifti, slides.
+    names: bccd, covid-chestxray, dsb2018-nuclei, lc25000, vqa-rad, manifest,
+    faulty (a manifest with every fault `check` knows), dicom, nifti, slides.
     """
     if name not in BUILDERS:
         raise unknown("miniature", name, BUILDERS)
@@ -271,6 +272,83 @@ def _slides(root: Path, studies: int, seed: int) -> None:
     write_tiled_tiff(root / "one-level.tif", [slide])
 
 
+def _discs(generator: np.random.Generator, kinds: dict[str, tuple]) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
+    """A picture (SIDE, SIDE, 3) of coloured discs and the mask of each; kinds: name -> (radius, colour, at most)."""
+    picture = generator.normal(235, 6, (SIDE, SIDE, 3)).clip(0, 255).astype(np.uint8)
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    found = []
+    for name, (radius, colour, most) in kinds.items():
+        for _ in range(generator.integers(most + 1)):
+            centre_x, centre_y = generator.integers(radius, SIDE - radius, size=2)
+            mask = (x - centre_x) ** 2 + (y - centre_y) ** 2 < radius**2
+            picture[mask] = colour
+            found.append((name, mask))
+    return picture, found
+
+
+def _bccd(root: Path, studies: int, seed: int) -> None:
+    from .bccd import ANNOTATIONS, LISTS, PICTURES
+
+    generator = np.random.default_rng(seed)
+    kinds = {"RBC": (9, (220, 130, 130), 8), "WBC": (15, (120, 80, 170), 2), "Platelets": (4, (150, 90, 180), 3)}
+    (root / ANNOTATIONS).mkdir(parents=True, exist_ok=True)
+    (root / LISTS).mkdir(parents=True, exist_ok=True)
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for index in range(studies):
+        picture, found = _discs(generator, kinds)
+        name = f"BloodImage_{index:05d}"
+        _save(picture, root / PICTURES / f"{name}.jpg", mode="RGB")
+        items = []
+        for kind, mask in found:
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            edges = (columns[0] + 1, rows[0] + 1, columns[-1] + 1, rows[-1] + 1)  # from 1, the last one included
+            items.append((kind, edges))
+        if index % 5 == 0:
+            items.append(("RBC", (20, 20, 20, 20)))  # as in the real set: a box without an area
+        objects = "".join(
+            f"<object><name>{kind}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
+            "</bndbox></object>"
+            for kind, (x0, y0, x1, y1) in items
+        )
+        size = f"<size><width>{SIDE}</width><height>{SIDE}</height><depth>3</depth></size>"
+        (root / ANNOTATIONS / f"{name}.xml").write_text(f"<annotation>{size}{objects}</annotation>", encoding="utf-8")
+        lists[("train", "train", "val", "test")[index % 4]].append(name)
+    for part, names in lists.items():
+        (root / LISTS / f"{part}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+
+
+def _nuclei(root: Path, studies: int, seed: int) -> None:
+    from PIL import Image
+
+    from .nuclei import FOLDER
+
+    generator = np.random.default_rng(seed)
+    for index in range(studies):
+        picture, found = _discs(generator, {"nucleus": (8, (90, 60, 140), 5)})
+        if not found:
+            mask = np.zeros((SIDE, SIDE), bool)
+            mask[40:52, 40:52] = True
+            picture[mask], found = 60, [("nucleus", mask)]
+        folder = root / FOLDER / f"{index:064x}"
+        opaque = np.dstack([picture, np.full((SIDE, SIDE), 255, np.uint8)])
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(opaque, "RGBA").save(folder / "images" / f"{folder.name}.png")
+        for number, (_, mask) in enumerate(found):
+            _save((mask * 255).astype(np.uint8), folder / "masks" / f"{number:064x}.png")
+
+
+def _lc25000(root: Path, studies: int, seed: int) -> None:
+    from .lc25000 import CLASSES, FOLDER
+
+    generator = np.random.default_rng(seed)
+    colours = {"lung_aca": (150, 70, 150), "lung_n": (230, 180, 190), "lung_scc": (190, 90, 160)}
+    for index in range(studies):
+        name = list(CLASSES)[index % len(CLASSES)]
+        picture, _ = _discs(generator, {name: (7, colours[name], 20)})
+        stem = f"{name.replace('_', '')}{index + 1}"
+        _save(picture, root / FOLDER / name / f"{stem}.jpeg", mode="RGB")
+
+
 def write_tiled_tiff(path: Path, levels: list[np.ndarray], *, tile: int = 128) -> None:
     """A tiled TIFF with one directory a level, each (H, W, 3) uint8, sides multiples of `tile`, not compressed.
 
@@ -313,9 +391,12 @@ def _write_json(path: Path, value: object) -> None:
 
 
 BUILDERS: dict[str, Callable[[Path, int, int], None]] = {
+    "bccd": _bccd,
     "covid-chestxray": _covid,
     "dicom": _dicom,
+    "dsb2018-nuclei": _nuclei,
     "faulty": _faulty,
+    "lc25000": _lc25000,
     "manifest": _manifest,
     "nifti": _nifti,
     "slides": _slides,

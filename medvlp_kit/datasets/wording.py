@@ -8,7 +8,7 @@ from collections import Counter
 
 def counted(count: int, noun: str) -> str:
     """'1 study', '3 studies'."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("x") else "s")
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("x", "ch")) else "s")
     return f"{count:,} {noun if count == 1 else plural}"
 
 
