@@ -57,7 +57,11 @@ def _side_swap(exam: Examination, seed: int) -> Result:
 
 
 def _no_labels(exam: Examination) -> str | None:
-    return None if exam.collection.label_names else "the data have no labels"
+    if not exam.collection.label_names:
+        return "the data have no labels"
+    labels = exam.collection.labels(range(len(exam)))  # (N, F)
+    both = (labels == 1).any(0) & (labels == 0).any(0)
+    return None if both.any() else "no label is both present and absent among the studies"
 
 
 def _no_boxes(exam: Examination) -> str | None:
@@ -172,7 +176,9 @@ def evaluate(
     results = examine(exam, task=task, seed=seed, title=f"{run.recipe.title}{where} on {exam.where}")
     folder = Path(out) if out is not None else run.folder
     if folder is not None:
-        write(results, folder)
+        from .page import draw
+
+        write(results, folder, pictures=draw(exam, results))
     if show:
         print(results)
         if folder is not None:
@@ -199,28 +205,16 @@ def open_data(
     return datasets.load(name, root if root is not None else place, **described)
 
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
-h1 { font-size: 1.6rem; } h3 { margin: 2.5rem 0 .5rem; border-top: 1px solid #ccc; padding-top: 1rem; }
-table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
-section { overflow-x: auto; }
-"""
+def write(results: Results, folder: str | Path, *, pictures: Sequence[tuple[str, str]] = ()) -> tuple[Path, Path]:
+    """Write evaluation.json and evaluation.html, each whole or not at all. Returns their paths.
 
-
-def write(results: Results, folder: str | Path) -> tuple[Path, Path]:
-    """Write evaluation.json and evaluation.html, each whole or not at all. Returns their paths."""
+    pictures: (heading, figure as HTML) for the page, as `page.draw` makes them
+    """
     from ..checkpoint import write_text
+    from .page import whole_page
 
     folder = Path(folder)
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Evaluation: {html.escape(results.title)}'
-        f'</title><meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><h1>{html.escape(results.title)}</h1>"
-        "<p>Every number stands beside what the same metric says where nothing can have been learned. "
-        "Not for clinical use.</p>"
-        f"{results._repr_html_()}</body></html>\n"
-    )
+    page = whole_page(results.title, results._repr_html_(), pictures=pictures)
     write_text(folder / JSON, json.dumps(results.to_dict(), indent=2, allow_nan=False) + "\n")
     write_text(folder / PAGE, page)
     return folder / JSON, folder / PAGE

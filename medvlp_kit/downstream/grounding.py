@@ -7,7 +7,7 @@ is (H, W) or (B, H, W), and NaN pixels (padding, outside the field of view) take
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -205,6 +205,29 @@ class Cases:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def wordings(self, kind: str = "lexicon") -> dict[tuple[str, str | None], list[str]]:
+        """The sentences that name each (finding, side) there is."""
+        return {case: phrases(case[0], side=case[1], kind=kind) for case in dict.fromkeys(zip(self.labels, self.sides))}
+
+
+def phrase_maps(
+    exam: Examination, cases: Cases, *, kind: str = "lexicon", order: np.ndarray | None = None
+) -> Callable[[np.ndarray], Tensor]:
+    """A function that gives the contribution maps (k, H, W) of some cases: each phrase against normal statements.
+
+    order: whose phrase each case gets (K,), its own when None; a permutation is the control of shuffled phrases.
+    """
+    means = {case: _mean_embedding(exam, texts) for case, texts in cases.wordings(kind).items()}
+    normal = _mean_embedding(exam, normal_statements())[None]  # (1, D)
+    names = list(zip(cases.labels, cases.sides))
+    embedded = torch.stack([means[names[k]] for k in (range(len(cases)) if order is None else order)])  # (K, D)
+
+    def maps(rows: np.ndarray) -> Tensor:
+        image = images_at(exam.encoded.image, torch.from_numpy(cases.studies[rows]))
+        return contribution_map(exam.model, image, embedded[rows], against=normal, size=exam.budget.image_size)
+
+    return maps
+
 
 def score_maps(maps, cases: Cases, *, chunk: int = 128) -> np.ndarray:
     """(K, 3): pointing game, CNR and mIoU of each case; `maps(rows)` gives the heatmaps (k, H, W) of some cases."""
@@ -236,25 +259,14 @@ def ground(
     cases = Cases(exam.collection, size=size)
     if not len(cases):
         raise KitError(f"{exam.collection.name} has no boxes in the frontal view, so grounding has nothing to point at")
-    wanted = list(zip(cases.labels, cases.sides))
-    wordings = {case: phrases(case[0], side=case[1], kind=kind) for case in dict.fromkeys(wanted)}
-
-    def maps_of(of: Examination, order: np.ndarray):
-        means = {case: _mean_embedding(of, texts) for case, texts in wordings.items()}
-        normal = _mean_embedding(of, normal_statements())[None]  # (1, D)
-        embedded = torch.stack([means[wanted[k]] for k in order])  # (K, D)
-
-        def maps(rows: np.ndarray) -> Tensor:
-            image = images_at(of.encoded.image, torch.from_numpy(cases.studies[rows]))
-            return contribution_map(of.model, image, embedded[rows], against=normal, size=size)
-
-        return maps
-
+    wordings = cases.wordings(kind)
+    first, *_ = next(iter(wordings.values()))
     own_order = np.arange(len(cases))
+    shuffled = np.random.default_rng(seed).permutation(len(cases))
     scores = {
-        "model": score_maps(maps_of(exam, own_order), cases),
-        "shuffled phrases": score_maps(maps_of(exam, np.random.default_rng(seed).permutation(len(cases))), cases),
-        "random weights": score_maps(maps_of(exam.control, own_order), cases),
+        "model": score_maps(phrase_maps(exam, cases, kind=kind), cases),
+        "shuffled phrases": score_maps(phrase_maps(exam, cases, kind=kind, order=shuffled), cases),
+        "random weights": score_maps(phrase_maps(exam.control, cases, kind=kind), cases),
         "centre prior": score_maps(lambda rows: centre_prior(size).expand(len(rows), -1, -1), cases),
     }
     parts = {(name, "all"): (values, own_order) for name, values in scores.items()}
@@ -276,7 +288,7 @@ def ground(
         controls=tuple(Estimate(name, e[0].value, e[0].low, e[0].high) for name, e in estimates.items()),
         also=tuple(also), n=len(cases) - lost, unit="phrases", studies=len(set(cases.studies.tolist())),
         resamples=resamples, split=exam.where, seed=seed, table=table,
-        prompts=f"{wording(cases.labels, kind)}, finding and side, such as {wordings[wanted[0]][0]!r}; {len(wordings)} phrases",
+        prompts=f"{wording(cases.labels, kind)}, finding and side, such as {first!r}; {len(wordings)} phrases",
         rule=(
             "map: what each patch adds to the similarity with the phrase minus that with normal statements, up-sampled "
             "bilinearly; pointing game: the maximum lies in a box, "
