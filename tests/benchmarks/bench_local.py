@@ -115,7 +115,8 @@ def test_local_loss_against_the_published_loop(benchmark, shape, threads):
         )
     regions, width = shape[1] ** 2, shape[2]
     print(
-        f"\nmultiplications saved: {6 / (3 + 2 * regions / width):.2f}x; local loss {shape} (B, side, D, T), {threads} threads, forward and backward: published {slow:.3f} s, "
+        f"\nlocal loss {shape} (B, side, D, T), {threads} threads, forward and backward; multiplications saved: "
+        f"{6 / (3 + 2 * regions / width):.2f}x; published {slow:.3f} s, "
         f"{slow_memory:.0f} MB; {'; '.join(lines)}"
     )
     patches, words = inputs("kept", *shape)
