@@ -230,15 +230,19 @@ def pretrain(
             checkpoint.write_text(folder / run_folder.HISTORY, _frame(rows).to_csv(index=False))
 
     done, finite, clock, clock_step = start, torch.ones((), device=device, dtype=torch.bool), time.perf_counter(), start
+    waited, reader = 0.0, iter(loader)
     module.train()
     try:
         with Progress(steps, f"pretraining {recipe.title}", shown=progress and main) as bar:
-            for step, batch in zip(range(start, steps), loader):
+            for step in range(start, steps):
+                before = time.perf_counter()
+                batch = next(reader)
+                waited += time.perf_counter() - before
                 batch = batch.to(device)
                 if flops is None:
                     flops = count_step_flops(whole, batch) * accelerator.num_processes
                     peak = peak_flops(str(device), precision_type) * accelerator.num_processes
-                    clock, clock_step = time.perf_counter(), step
+                    clock, clock_step, waited = time.perf_counter(), step, 0.0
                 # dropout and masks of step k are a function of (seed, k): nothing random needs saving
                 torch.manual_seed((seed * 1_000_003 + step) * 4_099 + accelerator.process_index)
                 for group in optimizer.param_groups:
@@ -262,8 +266,9 @@ def pretrain(
                     row |= {name: float(value) for name, value in output.logs.items()}
                     row |= {"gradient_norm": float(norm), "pairs_per_second": sizes.batch_size / seconds}
                     row["mfu"] = flops / seconds / peak
+                    row["waiting"] = waited / (seconds * (done - clock_step))  # share of the time, for the next batch
                     rows.append(row)
-                    clock, clock_step = time.perf_counter(), done
+                    clock, clock_step, waited = time.perf_counter(), done, 0.0
                     if on_log is not None and main:
                         on_log(row)
                 if rows:

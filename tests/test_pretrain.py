@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -41,6 +42,19 @@ def test_the_loss_starts_near_ln_b_and_falls(phantoms):
     assert history["loss"].iloc[-5:].mean() < history["loss"].iloc[0] - 0.4
     assert (history["pairs_per_second"] > 0).all() and (history["mfu"] > 0).all()
     assert history["step"].iloc[-1] == longer.steps
+
+
+def test_the_history_says_how_long_the_loop_waited_for_data(phantoms):
+    class Slow(Phantoms):
+        def images(self, *arguments, **options):
+            time.sleep(0.3)
+            return super().images(*arguments, **options)
+
+    short = TINY.but(epochs=2)
+    quick = pretrain("convirt", phantoms, budget=short, progress=False).history["waiting"]
+    slow = pretrain("convirt", Slow(64, seed=0, image_size=32), budget=short, progress=False).history["waiting"]
+    assert (quick >= 0).all() and (slow <= 1).all()
+    assert slow.median() > quick.median() + 0.2
 
 
 def test_a_run_comes_back_from_its_folder(finished, phantoms):
