@@ -90,6 +90,12 @@ def test_no_held_out_wording_unless_asked():
     assert everything < {s for said in wordings("Edema").affirmed for s in said}
 
 
+def test_no_denial_holds_an_article_after_its_no():
+    for finding in CHEST_FINDINGS:
+        denied = [s for said in wordings(finding).denied for s in said]
+        assert not any(f" {word} an " in s.lower() or f" {word} a " in s.lower() for s in denied for word in ("no", "of"))
+
+
 def test_no_finding_is_asked_the_right_way_round():
     (one,) = sample_prompt_sets(["No Finding"], count=1, denial="normal", templates=3)
     positive, negative = one.pairs["No Finding"]

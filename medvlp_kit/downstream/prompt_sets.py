@@ -7,6 +7,7 @@ samples sets, a name a class and a random subset of templates, and reports the s
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from ..errors import KitError, unknown
 from ..phantoms.scene import FINDINGS, SEVERITIES, SIDED, SIDES, ZONED, ZONES
 from .prompts import KINDS, NO_FINDING, PromptSet, negatives, normal_statements, phrases, plain_name, wording
 
+ARTICLE = re.compile("^(an?|una?) ")  # "no an abnormally wide mediastinum" is no English
 DENIALS = ("named", "normal", "either")
 FEWEST_SETS = 30  # below this the ends of a spread say little
 # For labels outside the lexicon; {x} is the name.
@@ -64,7 +66,7 @@ def wordings(finding: str, *, held_out: bool = True, language: str = "en") -> Wo
     return Wordings(
         tuple(noun.bare for noun in nouns),
         tuple(tuple(words.say(frame, noun) for frame in frames) for noun in nouns),
-        tuple(tuple(frame.replace("{x}", noun.bare) for frame in denials) for noun in nouns),
+        tuple(tuple(frame.replace("{x}", ARTICLE.sub("", noun.bare)) for frame in denials) for noun in nouns),
     )
 
 
