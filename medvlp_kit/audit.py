@@ -77,11 +77,13 @@ def error_outputs(document: NotebookNode) -> Iterator[Fault]:
 
 
 def widget_errors(document: NotebookNode) -> Iterator[Fault]:
-    """A callback that raises inside an Output widget leaves its traceback here and nowhere else."""
+    """A callback that raises inside an Output widget leaves its traceback here and nowhere else; an explorer, its line."""
     for model in _widget_models(document):
         for output in model.get("outputs") or ():
             if output.get("output_type") == "error":
                 yield Fault("error in widget state", "notebook", f"{output.get('ename')}: {output.get('evalue')}")
+        for line in re.findall(r"data-explorer-error[^>]*>([^<]*)", str(model.get("value", ""))):
+            yield Fault("error in widget state", "notebook", f"an explorer says: {line}")
 
 
 def alternative_text(document: NotebookNode) -> Iterator[Fault]:
