@@ -97,9 +97,9 @@ def test_the_score_is_the_models_own_similarity_for_every_kind_of_scorer(tokeniz
 
     model.score_with(fused)
     torch.testing.assert_close(score(model, images, tokens, against=others), diagonal(tokens) - diagonal(others))
-    maps = integrated_gradients(model, images, tokens, against=others, steps=48)
+    maps = integrated_gradients(model, images, tokens, against=others, steps=16)
     gap = score(model, images, tokens, against=others) - score(model, baseline_images(images), tokens, against=others)
-    torch.testing.assert_close(maps.double().sum((1, 2)), gap, atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(maps.double().sum((1, 2)), gap, atol=2e-3, rtol=2e-3)
     with pytest.raises(KitError, match="give Tokens"):
         score(model, images, vectors)
 

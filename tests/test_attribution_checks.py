@@ -23,6 +23,7 @@ from medvlp_kit.attribution import (
     fusion_attention,
     image_attention,
     input_randomisation,
+    query_attention,
     rank_correlation,
     score_cases,
     seeded_mean,
@@ -32,6 +33,7 @@ from medvlp_kit.budget import budget
 from medvlp_kit.downstream.encode import randomised
 from medvlp_kit.downstream.intervals import bootstrap_mean
 from medvlp_kit.errors import KitError
+from medvlp_kit.fusion.inputs import sine_positions
 from medvlp_kit.study import Tokens
 from medvlp_kit.text import ReportTokenizer
 
@@ -160,6 +162,25 @@ def test_every_fusing_recipe_gives_a_map_and_others_say_why_not(tokenizer, token
         for rolled_out in (False, True):
             maps = fusion_attention(model, images, tokens, rolled_out=rolled_out)
             assert maps.shape == (3, 32, 32) and (maps >= 0).all() and maps.std() > 0
+
+
+def test_query_attention_is_the_decoders_own_answer_with_its_weights_kept(tokenizer, tokens):
+    """The phrase asked through `EntityQueries.ask` and the weights of plain attention in its last layer."""
+    made = recipes.build("kad", budget=budget("tiny"), vocabulary_size=tokenizer.vocabulary_size)
+    model, queries = made.model.eval(), made.objective.parts["queries"].eval()
+    queries.read_tokenizer(tokenizer)
+    images = torch.rand(3, 1, 32, 32)
+    found = query_attention(model, queries, images, tokens)
+    image = model.encode_image(images)
+    context = queries.from_image(image.patches) + sine_positions(image.grid, queries.norm.normalized_shape[0])
+    for row in range(3):
+        asked = torch.cat([queries.queries(model)[: len(queries.entities)], model.encode_text(tokens).pooled[row : row + 1]])
+        state = queries.from_text(asked)[None]
+        for block in queries.blocks:
+            state, weights = block(state, context=context[row : row + 1], return_weights=True)
+        cells = weights["cross"].mean(1)[:, -1].detach().view(1, 1, *image.grid)
+        whole = F.interpolate(cells, (32, 32), mode="bilinear", align_corners=False)[0, 0]
+        torch.testing.assert_close(found[row], whole, atol=1e-6, rtol=1e-4)
 
 
 # ---- rank correlation and intervals ----------------------------------------------------------------------------------

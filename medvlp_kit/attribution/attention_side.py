@@ -1,4 +1,4 @@
-"""Attention as a map: of an image encoder alone, and of the words of a fusion on the patches; one layer, or rolled out.
+"""Attention as a map: of an image encoder alone, of the words of a fusion, of a query decoder; one layer, or rolled out.
 
 Attention says from where a layer took information, not what it made of it: the map of an image encoder cannot depend
 on the text at all, and rollout is the same for every question.
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from ..attention import capture
 from ..attention_maps import AttentionMaps, rollout
 from ..downstream.encode import device_of, evaluating
+from ..encoders.features import ImageFeatures
 from ..errors import KitError
+from ..objectives.knowledge import EntityQueries
 from ..study import Tokens
 
 
@@ -70,6 +72,28 @@ def fusion_attention(
     chosen = text.mask if chosen is None else chosen.to(device) & text.mask
     total = (between * chosen[..., None]).sum(1) / chosen.sum(1, keepdim=True)  # NaN where no word is chosen
     return _as_map(total, image.grid, images)
+
+
+def query_attention(
+    model: nn.Module, queries: EntityQueries, images: Tensor, tokens: Tokens, *, layer: int = -1
+) -> Tensor:
+    """How much a phrase, asked of its image through a query decoder (MedKLIP, KAD), looks at each place, (B, H, W).
+
+    queries: the objective that holds the decoder. Each phrase is asked alone, beside the trained queries, as in
+    `EntityQueries.ask`; the map is the cross-attention of decoder layer `layer`, mean over heads.
+    """
+    device = device_of(model)
+    cells = []
+    with evaluating(model), evaluating(queries):
+        image = model.encode_image(images.to(device))
+        known = queries.queries(model)[: len(queries.entities)]
+        asked = model.encode_text(tokens.to(device)).pooled
+        for row in range(len(images)):
+            one = ImageFeatures(image.pooled[row : row + 1], image.patches[row : row + 1], image.grid)
+            with capture(queries) as maps:
+                queries.answer(one, torch.cat([known, asked[row : row + 1]]))
+            cells.append(_heads(maps.kind("cross"), layer)[:, -1])  # (1, N)
+    return _as_map(torch.cat(cells), image.grid, images)
 
 
 def _one_stream(maps, count, length, *, layer, rolled_out, residual) -> Tensor:
