@@ -16,8 +16,8 @@ from build_notebook import code, notebook
 from medvlp_kit import audit, explorers
 from medvlp_kit.errors import KitError
 from medvlp_kit.explorers import markup
+from medvlp_kit.explorers.matrix import Matrix, false_negatives, matrices
 from medvlp_kit.explorers.shell import Explorer
-from medvlp_kit.explorers.similarity_matrix import Matrix, false_negatives, matrices
 from medvlp_kit.objectives.contrastive import info_nce
 
 ALT = "A picture that says what it shows"
@@ -139,7 +139,7 @@ def test_the_static_copy_says_the_same_and_cannot_be_picked():
 
 
 def test_names():
-    assert set(explorers.EXPLORERS) <= set(dir(explorers))
+    assert set(explorers.EXPLORERS) <= set(dir(explorers)) and not set(explorers.EXPLORERS) & set(explorers.EXPLORERS.values())
     with pytest.raises(AttributeError):
         explorers.nothing  # noqa: B018
 

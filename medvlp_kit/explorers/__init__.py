@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from importlib import import_module
 
-# name: the module of this package that defines it. Imported when asked for: listing the names must not import torch.
+# name: the module that defines it, called otherwise: an imported module hides an attribute of its own name. Imported when
+# asked for: listing the names must not import torch.
 EXPLORERS = {
-    "similarity_matrix": "similarity_matrix",
+    "phantom_studio": "studio",
+    "prompt_bench": "bench",
+    "retrieval_bench": "bench",
+    "similarity_matrix": "matrix",
 }
 
 

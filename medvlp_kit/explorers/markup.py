@@ -180,7 +180,7 @@ class _Frame:
 
     def __init__(self, size: tuple[int, int], across: tuple[float, float], up: tuple[float, float], *, x_label: str, y_label: str):
         self.width, self.height = size
-        self.left, self.right, self.top, self.bottom = 52, 10, 24, 38
+        self.left, self.right, self.top, self.bottom = 64, 24, 24, 38
         self.across, self.up = across, up if up[1] > up[0] else (up[0], up[0] + 1)
         self.parts, self.legend = [f'<rect width="{self.width}" height="{self.height}" rx="4" fill="white"/>'], self.left
         for value in np.linspace(*self.up, 3):
