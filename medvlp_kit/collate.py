@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .errors import KitError, unknown
 from .study import Batch, Collection, Report, Tokenizer
+
+if TYPE_CHECKING:
+    from .augment.pairs import Policy
 
 TEXTS = ("report", "sentence", "findings", "impression")
 
@@ -43,14 +47,21 @@ def collate(
     texts: Sequence[str] = ("report",),
     seed: int = 0,
     findings: bool = False,
+    augment: Policy | None = None,
 ) -> Batch:
     """The batch of studies `indices`.
 
     views: names of views, images (B, C, image_size, image_size); texts: kinds of text (see `TEXTS`), tokens (B, T).
     The first of each is the pair a contrastive objective aligns. "frontal x2" is the frontal view at twice the size.
     `seed` draws the random sentences; pass a different one each epoch. findings: also bring each study's statements.
+    augment: a policy of `medvlp_kit.augment`, applied before a text is chosen; its chance is a function of `seed` and of
+    all studies of the batch.
     """
     indices = tuple(int(i) for i in indices)
+    if augment is not None:
+        from .augment.collection import augmented
+
+        collection = augmented(collection, indices, augment, size=image_size, views=views, seed=seed)
     reports = [collection.report(i) for i in indices]
     strings = {kind: [choose_text(r, kind, seed=seed, index=i) for r, i in zip(reports, indices)] for kind in texts}
     return Batch(

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -36,6 +36,9 @@ from .schedule import build_optimizer, indices_of_step, learning_rate
 from .study import Batch, Collection
 from .text import ReportTokenizer
 from .throughput import count_step_flops, peak_flops
+
+if TYPE_CHECKING:
+    from .augment.pairs import Policy
 
 __all__ = ["Pretraining", "pretrain", "load_run", "Run"]
 
@@ -62,9 +65,10 @@ class Pretraining(nn.Module):
 class GlobalBatches(Dataset):
     """Batch `step` of the run, cut to this process's share. A pure function of the step."""
 
-    def __init__(self, collection, tokenizer, recipe: Recipe, budget: Budget, *, seed: int, rank: int, processes: int):
+    def __init__(self, collection, tokenizer, recipe: Recipe, budget: Budget, *, seed: int, rank: int, processes: int,
+                 augment: Policy | None = None):  # fmt: skip
         self.collection, self.tokenizer, self.recipe, self.budget = collection, tokenizer, recipe, budget
-        self.seed, self.rank, self.processes = seed, rank, processes
+        self.seed, self.rank, self.processes, self.augment = seed, rank, processes, augment
 
     def __getitem__(self, step: int) -> Batch:
         studies, size = len(self.collection), self.budget.batch_size
@@ -80,6 +84,7 @@ class GlobalBatches(Dataset):
             texts=self.recipe.texts,
             seed=self.seed + step // (studies // size),  # another sentence each epoch
             findings=self.recipe.findings,
+            augment=self.augment,
         )
 
 
@@ -115,9 +120,9 @@ def _fit_budget(budget: Budget, collection: Collection, processes: int) -> Budge
 def _same_run(folder: Path, wanted: dict) -> None:
     """Refuse to resume a run that was started with other settings."""
     found = run_folder.read_description(folder)
-    for key in ("recipe", "budget", "seed", "data", "channels", "chunk"):
+    for key in ("recipe", "budget", "seed", "data", "channels", "chunk", "augment"):
         there = found.get(key)
-        if there != json.loads(json.dumps(wanted[key])):
+        if there != json.loads(json.dumps(wanted.get(key))):
             raise KitError(
                 f"{folder} holds a run with another {key} ({str(there)[:80]!r}): resume with the same or choose another --out"
             )
@@ -139,6 +144,7 @@ def pretrain(
     compile: bool = False,
     workers: int = 0,
     chunk: int | None = None,
+    augment: Policy | None = None,
     max_gradient_norm: float = 1.0,
     progress: bool = True,
     on_log: Callable[[dict[str, float]], None] | None = None,
@@ -151,6 +157,7 @@ def pretrain(
     workers: background readers; leave 0 in notebooks
     chunk:   encode so many studies at a time: a batch of thousands in the memory of a few, for one more forward pass
              (`objectives.gradient_cache`); for objectives that read nothing but the two embeddings. On each process.
+    augment: a policy of `medvlp_kit.augment` for the training pairs, such as CoupledFlip(); kept in run.json
     Errors: a non-finite loss stops the run with the last good checkpoint in place.
     """
     recipe, sizes = recipes.get(recipe), named_budget(budget)
@@ -181,6 +188,8 @@ def pretrain(
         vocabulary_size=tokenizer.vocabulary_size,
         channels=collection.channels,
     ) | {"chunk": chunk}
+    if augment is not None:
+        description["augment"] = repr(augment)
     if started:
         _same_run(folder, description)
         if run_folder.read_description(folder)["finished"]:
@@ -202,7 +211,7 @@ def pretrain(
     module, prepared = accelerator.prepare(whole, optimizer)
     if saved is not None:
         checkpoint.unpack_optimizer(whole, optimizer, saved)
-    ranks = dict(rank=accelerator.process_index, processes=accelerator.num_processes)
+    ranks = dict(rank=accelerator.process_index, processes=accelerator.num_processes, augment=augment)
     if chunk is not None:  # refuse what cannot be done in chunks before anything is written
         few = sizes.but(batch_size=2 * accelerator.num_processes)
         with torch.no_grad():
