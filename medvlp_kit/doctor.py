@@ -148,10 +148,15 @@ def machine() -> Iterator[Line]:
     yield Line(OK if free >= ROOM else MISSING, "disk", f"{free:.0f} GB free here", full)
 
 
+def find_chromium() -> str | None:
+    """The path of a browser of the Chromium family: MEDVLP_CHROMIUM, else the first on the PATH."""
+    names = (os.environ.get("MEDVLP_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
+    return next((path for path in map(shutil.which, filter(None, names)) if path), None)
+
+
 def browser() -> Iterator[Line]:
     """A browser for the tests that click widgets."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
-    found = next((name for name in names if shutil.which(name)), None)
+    found = find_chromium()
     mend = "" if found else "only the browser tests need it: install chromium, say with apt-get install chromium"
     yield Line(OK if found else NOTE, "chromium", found or "none", mend)
 

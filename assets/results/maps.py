@@ -1,0 +1,96 @@
+"""Score every kind of map of the base checkpoint, with controls and sanity checks: python assets/results/maps.py
+
+Lesson 19 computes the same on fewer cases and reads the rest from maps.csv beside this file. Phantoms of the test
+split, three seeds of every control. A part that has its rows is passed over, so the work can be stopped and continued.
+
+columns: part (scores, differences, seeds, weights, inputs), map, condition (a control, or what was destroyed), score,
+value with its 95 % interval (low, high; for seeds the seed is in `low`), cases
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from medvlp_kit.attribution import (
+    KINDS,
+    SCORES,
+    Gallery,
+    compare_maps,
+    input_randomisation,
+    query_attention,
+    weight_randomisation,
+)
+from medvlp_kit.checkpoint import write_text
+from medvlp_kit.phantoms import Phantoms
+from medvlp_kit.run_folder import load_base
+
+TABLE = Path(__file__).resolve().with_suffix(".csv")
+STUDIES, FEWER, SEEDS = 120, 30, (0, 1, 2)  # studies for the scores, for the sanity checks; seeds of the controls
+STAGES = {  # from the output to the input; the head of a map by attention is the decoder
+    "head": ["image_projection"],
+    "block 3": ["image_encoder.body.layer3.0"],
+    "block 2": ["image_encoder.body.layer2.0"],
+    "block 1": ["image_encoder.body.layer1.0"],
+    "stem": ["image_encoder.body.bn1", "image_encoder.body.conv1"],
+}
+
+
+def attention(model, images, asked):
+    """The decoder that the checkpoint was trained with; it hangs on the model, so that controls redraw it as well."""
+    return query_attention(model, model.queries, images, asked.tokens)
+
+
+def destroyed(model) -> dict[str, list[str]]:
+    """Module names of each stage: whatever below them has weights."""
+    heads = {"head": [*STAGES["head"], "queries"]}
+    return {
+        stage: [n for root in roots for n, _ in model.named_modules() if n == root or n.startswith(root + ".")]
+        for stage, roots in (STAGES | heads).items()
+    }
+
+
+def scores(gallery, name, kind) -> list[tuple]:
+    found = compare_maps(gallery, {name: kind}, seeds=SEEDS)
+    rows = []
+    for part, frame in (("scores", found.table), ("differences", found.differences)):
+        for (_, condition), row in frame.iterrows():
+            rows += [(part, name, condition, s, row[s], row[f"{s} low"], row[f"{s} high"], row["cases"]) for s in SCORES]
+    for (_, condition, seed), row in found.per_seed.iterrows():
+        rows += [("seeds", name, condition, score, row[score], seed, None, None) for score in SCORES if seed != "-"]
+    return rows
+
+
+def checks(gallery, name, kind) -> list[tuple]:
+    rows = []
+    for part, frame in (
+        ("inputs", input_randomisation(gallery, kind, seeds=SEEDS)),
+        ("weights", weight_randomisation(gallery, kind, stages=destroyed(gallery.model), seeds=SEEDS)),
+    ):
+        for stage, row in frame.iterrows():
+            rows.append((part, name, stage, "rank correlation", row.iloc[0], row.iloc[1], row.iloc[2], row["compared"]))
+            rows.append((part, name, stage, "of |map|", row.iloc[3], row.iloc[4], row.iloc[5], row["compared"]))
+    return rows
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    run = load_base()
+    run.model.queries = run.objective.parts["queries"]
+    test = Phantoms(run.budget.test_studies, seed=run.seed, split="test")
+    large, small = (Gallery(run.model, run.tokenizer, test, budget=run.budget, studies=n) for n in (STUDIES, FEWER))
+    print(large.name, small.name, sep="\n", flush=True)
+    kinds = {"similarity": KINDS["similarity"], "attention": attention, **KINDS}
+    columns = ["part", "map", "condition", "score", "value", "low", "high", "cases"]
+    for name, kind in kinds.items():
+        for part, work, gallery in (("scores", scores, large), ("weights", checks, small)):
+            done = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=columns)
+            if ((done["part"] == part) & (done["map"] == name)).any():
+                continue
+            new = pd.DataFrame(work(gallery, name, kind), columns=columns)
+            write_text(TABLE, pd.concat([done, new] if len(done) else [new]).to_csv(index=False, float_format="%.4f"))
+            print(name, part, new[new["part"] == part].iloc[:4].to_string(header=False), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
