@@ -395,6 +395,18 @@ def test_the_model_is_as_it_was_also_after_an_error(tokenizer, images, tokens, n
     assert torch.is_grad_enabled()
 
 
+def test_a_transformers_text_encoder_that_first_runs_inside_still_works_afterwards(tokenizer, images, tokens):
+    torch.manual_seed(0)
+    encoder = build_image_encoder("kit_vit", image_size=32, pooling="average", width=24, layers=2, heads=2)
+    text = build_text_encoder("bert", vocabulary_size=tokenizer.vocabulary_size, width=24, layers=2, heads=2, length=32,
+                              pooling="mean")  # fmt: skip
+    model = VisionLanguageModel(encoder, text, embedding_width=16, projection_kind="linear").double().eval()
+    first = word_occlusion(model, images, tokens, tokenizer=tokenizer)
+    torch.testing.assert_close(word_occlusion(model, images, tokens, tokenizer=tokenizer), first)
+    shares = word_gradients(model, images, tokens, tokenizer=tokenizer, steps=8)
+    assert shares.abs().sum() > 0 and len(model.encode_text(tokens).pooled) == len(tokens.ids)
+
+
 def test_gradients_flow_also_under_inference_mode(tokenizer, images, tokens):
     model = built(tokenizer)
     outside = integrated_gradients(model, images, tokens)

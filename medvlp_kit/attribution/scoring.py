@@ -30,7 +30,8 @@ HOOKS = (
 def explaining(model: nn.Module) -> Iterator[nn.Module]:
     """Evaluation mode with gradients for inputs but none for weights; afterwards everything is as it was.
 
-    Also after an error: each module's mode, each weight's `requires_grad`, and the hooks (those added inside are gone).
+    Also after an error: each module's mode, each weight's `requires_grad`, and the hooks (those added inside are gone,
+    except those that transformers puts on a text model once, at its first run, and counts on ever after).
     """
     modes = {module: module.training for module in model.modules()}
     wanted = {weight: weight.requires_grad for weight in model.parameters()}
@@ -48,7 +49,8 @@ def explaining(model: nn.Module) -> Iterator[nn.Module]:
             weight.requires_grad_(learns)
         for (module, name), before in hooks.items():
             for added in set(getattr(module, name)) - before:
-                del getattr(module, name)[added]
+                if not (getattr(getattr(module, name)[added], "__module__", None) or "").startswith("transformers."):
+                    del getattr(module, name)[added]
 
 
 def by_cosine(model: nn.Module) -> bool:
