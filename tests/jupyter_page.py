@@ -1,0 +1,122 @@
+"""A notebook in JupyterLab in a real browser: start, open, run, read, act, keep pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PICTURES = Path(__file__).resolve().parents[1] / "runs" / "browser"
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--use-gl=angle",
+         "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # fmt: skip
+
+
+def settings(folder: Path, *, dark: bool) -> None:
+    """Every cell drawn at once, no news, one theme."""
+    files = {
+        "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none", "scrollPastEnd": False},
+        "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "@jupyterlab/apputils-extension/themes": {"theme": "JupyterLab Dark" if dark else "JupyterLab Light"},
+    }
+    for name, value in files.items():
+        path = folder / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+
+
+@contextmanager
+def jupyterlab(folder: Path, *, dark: bool = False) -> Iterator[str]:
+    """JupyterLab on `folder`, on this machine alone; yields its address."""
+    settings(folder / ".settings", dark=dark)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
+        "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+    ]  # fmt: skip
+    surroundings = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings")}
+    with open(folder / "server.log", "w") as log:
+        server = subprocess.Popen(command, env=surroundings, stdout=log, stderr=log)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            _wait_for(address, server, folder / "server.log")
+            yield address
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    for _ in range(240):
+        if server.poll() is not None:
+            raise RuntimeError(f"JupyterLab ended at once: {log.read_text()[-2_000:]}")
+        try:
+            urllib.request.urlopen(f"{address}/api", timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise RuntimeError("JupyterLab did not answer within two minutes")
+
+
+class NotebookPage:
+    """One open notebook. `page` is playwright's; explorers are found by their title."""
+
+    def __init__(self, page, address: str, name: str):
+        self.page = page
+        page.goto(f"{address}/lab/tree/{name}?reset")
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=120_000)
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator", timeout=120_000)
+        page.keyboard.press("Control+b")  # the side bar takes room
+
+    def run_all(self, *, seconds: float = 240) -> None:
+        """Run every cell and wait for the last; AssertionError when one fails or hangs."""
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_text("Run All Cells", exact=True).click()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            prompts = self.page.eval_on_selector_all(".jp-CodeCell .jp-InputPrompt", "all => all.map(x => x.textContent)")
+            if prompts and all(any(c.isdigit() for c in prompt) for prompt in prompts):
+                break
+            assert not self.errors(), self.errors()
+            time.sleep(0.5)
+        else:
+            raise AssertionError(f"still running after {seconds:g} s: {prompts}")
+        assert not self.errors(), self.errors()
+
+    def errors(self) -> list[str]:
+        """Texts of error outputs on the page."""
+        kind = "application/vnd.jupyter.error"
+        return self.page.locator(f".jp-OutputArea-output[data-mime-type='{kind}']").all_inner_texts()
+
+    def explorer(self, title: str):
+        """The living explorer with this title."""
+        return self.page.locator(".medvlp-explorer", has=self.page.locator("h4", has_text=title)).first
+
+    def until(self, explorer, holds, *, seconds: float = 20) -> str:
+        """The explorer's text as soon as `holds(text)`; AssertionError with the text when it never does."""
+        end, text = time.monotonic() + seconds, ""
+        while time.monotonic() < end:
+            text = explorer.inner_text()
+            if holds(text):
+                return text
+            time.sleep(0.05)
+        raise AssertionError(f"the explorer did not change as expected; it says: {text[:1_500]}")
+
+    def keep(self, name: str, explorer=None) -> Path:
+        """A picture of an explorer, or of the page, under runs/browser."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        path = PICTURES / f"{name}.png"
+        if explorer is None:
+            self.page.screenshot(path=str(path))
+        else:
+            explorer.scroll_into_view_if_needed()
+            explorer.screenshot(path=str(path))
+        return path
