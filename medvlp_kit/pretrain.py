@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,12 +148,17 @@ def pretrain(
     max_gradient_norm: float = 1.0,
     progress: bool = True,
     on_log: Callable[[dict[str, float]], None] | None = None,
+    probe: Callable[[int, VisionLanguageModel], Mapping[str, float] | None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Run:
     """Pretrain `recipe` on `collection` for `budget.steps` steps and return the `Run`.
 
     out:     folder of the run; None keeps it in memory. A folder that already holds a run needs `resume=True`.
     data:    how to find the collection again, kept in run.json: {"name": ..., "root": ...}
     on_log:  called with every row of the history while training
+    probe:   called with (step, model in evaluation mode) before every row; the numbers it returns join the row
+    should_stop: asked after every step; once it says yes, the run ends and what it has learned is kept: the `Run` says how
+             many `steps` it took, and a folder can be continued with `resume=True`. On one process.
     workers: background readers; leave 0 in notebooks
     chunk:   encode so many studies at a time: a batch of thousands in the memory of a few, for one more forward pass
              (`objectives.gradient_cache`); for objectives that read nothing but the two embeddings. On each process.
@@ -167,6 +172,8 @@ def pretrain(
     device, main = accelerator.device, accelerator.is_main_process
     sizes = _fit_budget(sizes, collection, accelerator.num_processes)
     folder = Path(out) if out is not None else None
+    if should_stop is not None and accelerator.num_processes > 1:
+        raise KitError("should_stop works on one process: with several, stop the launcher, and continue with resume")
     if resume and folder is None:
         raise KitError("resume needs the folder of the run: give out=")
     steps, start, rows, saved = sizes.steps, 0, [], None
@@ -276,6 +283,11 @@ def pretrain(
                     row |= {"gradient_norm": float(norm), "pairs_per_second": sizes.batch_size / seconds}
                     row["mfu"] = flops / seconds / peak
                     row["waiting"] = waited / (seconds * (done - clock_step))  # share of the time, for the next batch
+                    if probe is not None:
+                        built.model.eval()
+                        with torch.no_grad():
+                            row |= {name: float(value) for name, value in (probe(done, built.model) or {}).items()}
+                        module.train()
                     rows.append(row)
                     clock, clock_step, waited = time.perf_counter(), done, 0.0
                     if on_log is not None and main:
@@ -286,10 +298,13 @@ def pretrain(
                     before = time.perf_counter()
                     save(done)
                     clock += time.perf_counter() - before  # saving is not training
+                if should_stop is not None and not last and should_stop():
+                    save(done)
+                    break
     except KeyboardInterrupt:
         save(done)
         raise
-    if folder is not None and main:
+    if folder is not None and main and done == steps:
         checkpoint.save_tensors(folder / run_folder.WEIGHTS, whole.state_dict(), metadata={"step": steps})
         checkpoint.write_text(folder / run_folder.HISTORY, _frame(rows).to_csv(index=False))
         run_folder.write_description(folder, description, finished=True, steps=steps)
@@ -304,7 +319,7 @@ def pretrain(
         history=_frame(rows),
         data=description["data"],
         seed=seed,
-        steps=steps,
+        steps=done,
         folder=folder,
     )
 

@@ -128,3 +128,13 @@ def load_base(*, device: str | torch.device = "cpu") -> Run:
     from .assets import asset
 
     return load_run(asset("checkpoints", "base"), device=device)
+
+
+def load_masked(*, device: str | torch.device = "cpu") -> Run:
+    """The masked model (MRM) that ships with the kit for the masking explorer, with the decoders of its objective.
+
+    At the laptop budget, trained on phantoms alone by `python assets/checkpoints/masked.py`; it ranks nothing.
+    """
+    from .assets import asset
+
+    return load_run(asset("checkpoints", "masked"), device=device)

@@ -187,3 +187,37 @@ def test_each_epoch_sees_every_study_once():
 def test_background_readers_change_nothing(finished, phantoms):
     run = pretrain("convirt", phantoms, budget=TINY, progress=False, workers=1)
     assert run.history["loss"].tolist() == finished.history["loss"].tolist()
+
+
+# probes, and stopping on request
+
+
+def test_a_probe_sees_the_model_and_its_numbers_join_the_history():
+    seen = []
+
+    def probe(step, model):
+        seen.append((step, model.training, torch.is_grad_enabled()))
+        return {"norm of a weight": float(next(model.parameters()).norm())}
+
+    plain = pretrain("clip", Phantoms(64), budget="tiny", log_every=2, progress=False)
+    probed = pretrain("clip", Phantoms(64), budget="tiny", log_every=2, progress=False, probe=probe)
+    assert [step for step, *_ in seen] == list(probed.history["step"]) and not any(mode or grad for _, mode, grad in seen)
+    assert (probed.history["norm of a weight"] > 0).all()
+    assert (probed.history["loss"] == plain.history["loss"]).all()  # looking on changes nothing
+    assert pretrain("clip", Phantoms(64), budget="tiny", progress=False, probe=lambda step, model: None).steps == plain.steps
+
+
+def test_a_run_stops_when_asked_and_can_be_continued(tmp_path):
+    count = []
+    whole = pretrain("clip", Phantoms(64), budget="tiny", out=tmp_path / "whole", progress=False)
+    part = pretrain(
+        "clip", Phantoms(64), budget="tiny", out=tmp_path / "part", progress=False,
+        should_stop=lambda: count.append(1) or len(count) == 3,
+    )  # fmt: skip
+    assert part.steps == 3 and not (tmp_path / "part" / "model.safetensors").exists()
+    on = pretrain("clip", Phantoms(64), budget="tiny", out=tmp_path / "part", progress=False, resume=True)
+    assert on.steps == whole.steps
+    for a, b in zip(on.model.parameters(), whole.model.parameters()):
+        assert torch.equal(a, b)
+    kept = pretrain("clip", Phantoms(64), budget="tiny", progress=False, should_stop=lambda: True)
+    assert kept.steps == 1 and not kept.model.training

@@ -50,10 +50,15 @@ def _grounding(exam: Examination, seed: int) -> Result:
     return ground(exam.model, exam.tokenizer, exam.collection, seed=seed, examination=exam)
 
 
-def _side_swap(exam: Examination, seed: int) -> Result:
-    from .probes import side_swap
+def _probe(name: str) -> Callable[[Examination, int], Result]:
+    """The probe of that name, imported when it is run."""
 
-    return side_swap(exam.model, exam.tokenizer, exam.collection, seed=seed, examination=exam)
+    def run(exam: Examination, seed: int) -> Result:
+        from . import probes
+
+        return getattr(probes, name)(exam.model, exam.tokenizer, exam.collection, seed=seed, examination=exam)
+
+    return run
 
 
 def _no_labels(exam: Examination) -> str | None:
@@ -76,11 +81,34 @@ def _no_sides(exam: Examination) -> str | None:
     return None if any(one_sided(exam.collection)) else "the data say of no finding on which side it is"
 
 
+def _no_zones(exam: Examination) -> str | None:
+    from .probes.zones import one_zone
+
+    return None if one_zone(exam.collection) else "the data have no finding in different zones"
+
+
+def _no_severities(exam: Examination) -> str | None:
+    from .probes.severity import graded
+
+    return None if graded(exam.collection) else "the data have no finding in different grades of severity"
+
+
+def _no_crops(exam: Examination) -> str | None:
+    from .probes.crops import crop_cases
+
+    return None if any(crop_cases(exam)) else "the data have no box that a part of the picture could hold or leave out"
+
+
 TASKS = {
     "zero-shot": Task(_zero_shot, _no_labels),
     "retrieval": Task(_retrieval, lambda exam: None),
     "grounding": Task(_grounding, _no_boxes),
-    "side-swap": Task(_side_swap, _no_sides),
+    "side-swap": Task(_probe("side_swap"), _no_sides),
+    "negation": Task(_probe("negation"), _no_labels),
+    "zone": Task(_probe("zone"), _no_zones),
+    "severity-order": Task(_probe("severity_order"), _no_severities),
+    "crop-consistency": Task(_probe("crop_consistency"), _no_crops),
+    "blank-image": Task(_probe("blank_image"), _no_labels),
 }
 
 

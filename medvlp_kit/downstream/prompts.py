@@ -95,20 +95,26 @@ def normal_statements(*, language: str = "en") -> list[str]:
     return report.normal_prompts(language=language)
 
 
-def negatives(finding: str, *, language: str = "en", kind: str = "lexicon") -> list[str]:
-    """Sentences that say `finding` is not there: as many that deny it by name as deny everything.
-
-    Impressions rarely name what is absent; a model trained on them knows "normal" better than "no pneumothorax".
-    """
+def denials(finding: str, *, limit: int = 12, language: str = "en", kind: str = "lexicon") -> list[str]:
+    """Sentences that deny `finding` by its name, at most `limit` of them."""
     if kind not in KINDS:
         raise unknown("kind of prompt", kind, KINDS)
     if kind != "plain" and finding in FINDINGS:
         from ..phantoms import report
 
-        normal = normal_statements(language=language)
-        named = report.negative_prompts(finding, language=language, held_out=kind == "held out", limit=len(normal))
-        return [*named, *normal]
+        return report.negative_prompts(finding, language=language, held_out=kind == "held out", limit=limit)
     return [f"No {plain_name(finding)}."]
+
+
+def negatives(finding: str, *, language: str = "en", kind: str = "lexicon") -> list[str]:
+    """Sentences that say `finding` is not there: as many that deny it by name as deny everything.
+
+    Impressions rarely name what is absent; a model trained on them knows "normal" better than "no pneumothorax".
+    """
+    if kind == "plain" or finding not in FINDINGS:
+        return denials(finding, kind=kind)
+    normal = normal_statements(language=language)
+    return [*denials(finding, limit=len(normal), language=language, kind=kind), *normal]
 
 
 def prompt_set(findings: Sequence[str], *, kind: str = "lexicon", language: str = "en") -> PromptSet:

@@ -13,6 +13,9 @@ from importlib import import_module
 # name: the module that defines it, called otherwise: an imported module hides an attribute of its own name. Imported when
 # asked for: listing the names must not import torch.
 EXPLORERS = {
+    "attention_explorer": "attend",
+    "grounding_explorer": "ground",
+    "masking_explorer": "masks",
     "phantom_studio": "studio",
     "prompt_bench": "bench",
     "retrieval_bench": "bench",

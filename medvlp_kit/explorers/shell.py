@@ -1,14 +1,15 @@
 """`Explorer`: controls above, what a pure function makes of their state below, and a static copy for dead pages.
 
-The function gets the state as keyword arguments and returns HTML. What it raises becomes one line in its place, which the
-audit of a run finds: nothing is swallowed.
+The function gets the state as keyword arguments and returns HTML. One that needs longer than a blink is a generator: it
+yields what it has at once, and the page again with the rest. What it raises becomes one line in its place, which the audit
+of a run finds: nothing is swallowed.
 """
 
 from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def board_class() -> type:
 class Explorer:
     """A pure function under a shell of controls.
 
-    view:     keyword arguments (one for each control, and `picked` if it takes picks) -> HTML
+    view:     keyword arguments (one for each control, and `picked` if it takes picks) -> HTML, or HTMLs growing complete
     controls: name -> an ipywidgets control whose `value` is that argument; each needs a `description`
     title:    said above the controls, and to screen readers
     picked:   what is picked at first; None for an explorer in which nothing can be picked
@@ -49,8 +50,8 @@ class Explorer:
     """
 
     def __init__(
-        self, view: Callable[..., str], controls: Mapping[str, ipywidgets.Widget], *, title: str, picked: str | None = None,
-        on_pick: Callable[[str], Mapping[str, Any]] | None = None,
+        self, view: Callable[..., str | Iterator[str]], controls: Mapping[str, ipywidgets.Widget], *, title: str,
+        picked: str | None = None, on_pick: Callable[[str], Mapping[str, Any]] | None = None,
     ):  # fmt: skip
         import ipywidgets as widgets
 
@@ -93,18 +94,21 @@ class Explorer:
         return self
 
     def update(self) -> None:
-        """Draw the present state."""
-        start = time.perf_counter()
+        """Draw the present state. `seconds` is the time to the first answer."""
+        start, self.seconds = time.perf_counter(), 0.0
         self.error = None
         try:
-            self.board.value = self.view(**self.state)
+            made = self.view(**self.state)
+            for page in [made] if isinstance(made, str) else made:
+                self.board.value = page
+                self.seconds = self.seconds or time.perf_counter() - start
         except Exception as error:  # whatever it is, it is shown, and the explorer goes on
             if DEBUG:
                 raise
             self.error = error
             kind = "" if isinstance(error, KitError) else f"{type(error).__name__}: "
             self.board.value = failure(f"{kind}{error}")
-        self.seconds = time.perf_counter() - start
+        self.seconds = self.seconds or time.perf_counter() - start
 
     def _changed(self, change) -> None:
         if not self._held:

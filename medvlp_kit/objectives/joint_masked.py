@@ -75,12 +75,20 @@ class JointMasked(Objective):
         key = ("visible part", self.image_ratio, "fused")
         return self.masking.fused(forward_pass), forward_pass.cached(key, lambda: fuse(seen, forward_pass.text))
 
+    def drawn(self, forward_pass: ForwardPass) -> Tensor:
+        """All patches as the decoder draws them, (B, N, P)."""
+        part = visible_part(forward_pass, ratio=self.image_ratio)
+        patches = self.norm(self.fused(forward_pass)[1].patch_levels[self.image_depth - 1])  # (B, K, D)
+        return self.decoder(patches, part.restore, grid=part.features.grid)
+
     def pixels(self, forward_pass: ForwardPass) -> Tensor:
         """The loss of the drawn patches alone."""
         part = visible_part(forward_pass, ratio=self.image_ratio)
-        patches = self.norm(self.fused(forward_pass)[1].patch_levels[self.image_depth - 1])  # (B, K, D)
-        drawn = self.decoder(patches, part.restore, grid=part.features.grid)
-        return self.target.loss(drawn, self.target(forward_pass), part.mask)
+        return self.target.loss(self.drawn(forward_pass), self.target(forward_pass), part.mask)
+
+    def restored(self, forward_pass: ForwardPass) -> tuple[Tensor, Tensor]:
+        """What `head` reads hidden words from, (B, T, D), and all patches as drawn, (B, N, P)."""
+        return self.fused(forward_pass)[0].tokens, self.drawn(forward_pass)
 
     def forward(self, forward_pass: ForwardPass) -> ObjectiveOutput:
         tokens = self.fused(forward_pass)[0].tokens
@@ -120,15 +128,20 @@ class MaskedRecord(Objective):
         """Whole-word masking needs to know the tokenizer."""
         self.masking.vocabulary.read(tokenizer)
 
-    def forward(self, forward_pass: ForwardPass) -> ObjectiveOutput:
+    def restored(self, forward_pass: ForwardPass) -> tuple[Tensor, Tensor]:
+        """What `head` reads hidden words from, (B, T, D), and all patches as drawn, (B, N, P)."""
         part = visible_part(forward_pass, ratio=self.image_ratio)
         patches, text = part.features.patches, self.masking.features(forward_pass)
         tokens = text.tokens + self.image_to_text(patches.mean(dim=1))[:, None]  # (B, T, D)
         for block in self.blocks:
             tokens = block(tokens, mask=keys_only(text.mask))
-        words = predict_hidden(self.head, self.norm(tokens), self.masking.view(forward_pass))
-        drawn = self.decoder(patches, part.restore, grid=part.features.grid)
-        return _sum_of(words, self.target.loss(drawn, self.target(forward_pass), part.mask))
+        return self.norm(tokens), self.decoder(patches, part.restore, grid=part.features.grid)
+
+    def forward(self, forward_pass: ForwardPass) -> ObjectiveOutput:
+        tokens, drawn = self.restored(forward_pass)
+        words = predict_hidden(self.head, tokens, self.masking.view(forward_pass))
+        mask = visible_part(forward_pass, ratio=self.image_ratio).mask
+        return _sum_of(words, self.target.loss(drawn, self.target(forward_pass), mask))
 
 
 def _sum_of(words: ObjectiveOutput, pixels: Tensor) -> ObjectiveOutput:

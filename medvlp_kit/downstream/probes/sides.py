@@ -1,24 +1,22 @@
-"""Probes: narrow questions to a model whose answer a good average can hide.
+"""Side swap: does the model know left from right?
 
-`side_swap` asks whether the model knows left from right. A model trained on flipped images with unchanged reports may
-keep its AUROC and still be at chance here.
+A model trained on flipped images with unchanged reports may keep its AUROC and still be at chance here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 
-from ..budget import Budget
-from ..errors import KitError
-from ..study import PRESENT, Collection, Tokenizer
-from .encode import Examination
-from .intervals import bootstrap_mean
-from .prompts import phrases, wording
-from .result import Estimate, Result
+from ...budget import Budget
+from ...errors import KitError
+from ...study import PRESENT, Collection, Tokenizer
+from ..encode import Examination
+from ..prompts import phrases, wording
+from ..result import Result
+from .cases import preference, report
 
 SIDES = {"left": "right", "right": "left"}
 # Spanish adjectives agree in gender and number, so the stem is swapped and the ending kept.
@@ -49,21 +47,6 @@ def one_sided(collection: Collection) -> Iterator[tuple[int, str, str]]:
                 yield i, name, side
 
 
-def preference(exam: Examination, pairs: Sequence[tuple[int, Sequence[str], Sequence[str]]]) -> np.ndarray:
-    """For each (study, true sentences, false sentences): does the model score the true ones higher? (K,) 0, ½ or 1.
-
-    True and false sentences correspond one to one; their scores are averaged before they are compared.
-    """
-    sentences = list(dict.fromkeys(s for _, true, false in pairs for s in (*true, *false)))
-    place = {sentence: i for i, sentence in enumerate(sentences)}
-    scores = exam.scores(sentences).double().numpy()  # (N, M)
-    margins = [
-        scores[i, [place[s] for s in true]].mean() - scores[i, [place[s] for s in false]].mean()
-        for i, true, false in pairs
-    ]
-    return (np.sign(margins) + 1) / 2
-
-
 def side_swap(
     model, tokenizer: Tokenizer, collection: Collection, *, budget: str | Budget | None = None,
     split: str | None = "test", seed: int = 0, kind: str = "lexicon", examination: Examination | None = None,
@@ -77,25 +60,9 @@ def side_swap(
     false = {case: [swap_sides(sentence) for sentence in sentences] for case, sentences in true.items()}
     pairs = [(i, true[name, side], false[name, side]) for i, name, side in cases]
     studies, names = np.array([i for i, _, _ in cases]), np.array([name for _, name, _ in cases])
-    resamples = exam.budget.resamples
-
-    def interval(values: np.ndarray, chosen) -> Estimate:
-        found = bootstrap_mean(values[chosen], clusters=studies[chosen], resamples=resamples, seed=seed)
-        return Estimate.of("random weights", found)
-
-    own, control = preference(exam, pairs), preference(exam.control, pairs)
-    rows = []
-    for name in ["all", *sorted(set(names))]:
-        chosen = np.flatnonzero((names == name) | (name == "all"))
-        mine, random = interval(own, chosen), interval(control, chosen)
-        rows.append((name, len(chosen), mine.value, mine.low, mine.high, random.value))
-    columns = ["finding", "cases", "accuracy", "low", "high", "random weights"]
-    whole = interval(own, slice(None))
-    return Result(
-        task="side swap", name="accuracy", value=whole.value, low=whole.low, high=whole.high,
-        controls=(Estimate("chance", 0.5), interval(control, slice(None))),
-        n=len(cases), unit="findings", studies=len(set(studies.tolist())), resamples=resamples,
-        split=exam.where, seed=seed, table=pd.DataFrame(rows, columns=columns).set_index("finding"),
+    return report(
+        exam, task="side swap", studies=studies, names=names, own=preference(exam, pairs),
+        random=preference(exam.control, pairs), chance=0.5, seed=seed,
         prompts=f"{wording(names, kind)}, finding and side, such as {pairs[0][1][0]!r} against {pairs[0][2][0]!r}",
         rule=(
             "share of one-sided findings whose true sentences score higher, on average over the wordings, than the "

@@ -1,0 +1,37 @@
+"""Train the checkpoint of the masking explorer: python assets/checkpoints/masked.py
+
+MRM at the laptop budget, on phantoms alone: half of the report's words and three quarters of the image hidden. A run that
+`python assets/results/recipes.py` left under runs/recipes is the same run, and is not trained a second time. Weights in
+half precision, with those of the decoders, and the tokenizer go to assets/checkpoints/masked.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from medvlp_kit.budget import budget
+from medvlp_kit.checkpoint import load_tensors, save_tensors
+from medvlp_kit.phantoms import Phantoms
+from medvlp_kit.pretrain import pretrain
+
+RECIPE, SEED = "mrm", 0
+HERE = Path(__file__).resolve().parent
+MASKED, RUN = HERE / "masked", HERE.parents[1] / "runs" / "recipes" / RECIPE
+
+
+def main() -> None:
+    sizes = budget("laptop")
+    train = Phantoms(sizes.train_studies, seed=SEED, split="train")
+    described = {"name": "phantoms", "size": len(train), "seed": SEED}
+    pretrain(RECIPE, train, budget=sizes, out=RUN, seed=SEED, resume=True, data=described)
+    MASKED.mkdir(exist_ok=True)
+    for name in ("run.json", "tokenizer.json", "history.csv"):
+        shutil.copyfile(RUN / name, MASKED / name)
+    tensors, metadata = load_tensors(RUN / "model.safetensors")
+    halved = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}
+    save_tensors(MASKED / "model.safetensors", halved, metadata=metadata)
+
+
+if __name__ == "__main__":
+    main()
