@@ -11,17 +11,20 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from medvlp_kit.attribution import (
     KINDS,
     SCORES,
     Gallery,
+    baseline_images,
     compare_maps,
     input_randomisation,
     query_attention,
     weight_randomisation,
 )
 from medvlp_kit.checkpoint import write_text
+from medvlp_kit.downstream.encode import evaluating
 from medvlp_kit.phantoms import Phantoms
 from medvlp_kit.run_folder import load_base
 
@@ -39,6 +42,35 @@ STAGES = {  # from the output to the input; the head of a map by attention is th
 def attention(model, images, asked):
     """The decoder that the checkpoint was trained with; it hangs on the model, so that controls redraw it as well."""
     return query_attention(model, model.queries, images, asked.tokens)
+
+
+class SharedOcclusion:
+    """`attribution.occlusion` of a model that ranks by cosine, with each covered picture encoded once for all phrases.
+
+    falls (P, D): embedding of the whole picture minus that of the picture with square p covered. The fall of the score
+    for a direction d is then falls @ d, and a pixel gets the mean over its squares. Every phrase shares them.
+    """
+
+    def __init__(self, size: int):
+        self.size, self.falls = size, {}
+        self.squares = dict(kernel_size=size // 4, stride=size // 8)
+        pixels = torch.eye(size * size).view(-1, 1, size, size)
+        self.covered = F.unfold(pixels, **self.squares).sum(1).T.reshape(-1, 1, size, size).bool()  # (P, 1, H, W)
+
+    def __call__(self, model, images, asked):
+        weights = tuple(float(value.double().abs().sum()) for value in model.state_dict().values())
+        for image in images:
+            key = (weights, image.numpy().tobytes())
+            if key not in self.falls:
+                every = torch.cat([image[None], torch.where(self.covered, baseline_images(image[None]), image[None])])
+                with evaluating(model):
+                    embedded = model.embed_image(model.encode_image(every)).clone()
+                self.falls[key] = embedded[:1] - embedded[1:]
+        falls = torch.stack([self.falls[weights, image.numpy().tobytes()] for image in images])  # (B, P, D)
+        scores = torch.einsum("bpd,bd->bp", falls, asked.text - asked.against)
+        alike = scores[:, None].expand(-1, self.squares["kernel_size"] ** 2, -1)  # (B, pixels of a square, P)
+        spread, times = (F.fold(x, self.size, **self.squares) for x in (alike, torch.ones_like(alike)))  # (B, 1, H, W)
+        return (spread / times)[:, 0]
 
 
 def destroyed(model) -> dict[str, list[str]]:
@@ -80,7 +112,9 @@ def main() -> None:
     test = Phantoms(run.budget.test_studies, seed=run.seed, split="test")
     large, small = (Gallery(run.model, run.tokenizer, test, budget=run.budget, studies=n) for n in (STUDIES, FEWER))
     print(large.name, small.name, sep="\n", flush=True)
-    kinds = {"similarity": KINDS["similarity"], "attention": attention, **KINDS}
+    kinds = {"similarity": KINDS["similarity"], "attention": attention, **KINDS, "occlusion": SharedOcclusion(small.size)}
+    own = small.images[small.which[:2]], small.asked().rows(torch.arange(2))
+    torch.testing.assert_close(kinds["occlusion"](run.model, *own), KINDS["occlusion"](run.model, *own), atol=1e-5, rtol=1e-3)
     columns = ["part", "map", "condition", "score", "value", "low", "high", "cases"]
     for name, kind in kinds.items():
         for part, work, gallery in (("scores", scores, large), ("weights", checks, small)):
