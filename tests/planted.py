@@ -29,6 +29,9 @@ class Words:
     def __init__(self):
         self.number = {"[PAD]": 0}
 
+    def __deepcopy__(self, memo):
+        return self  # a model's copy with random weights goes on reading the same language
+
     def encode(self, texts: Sequence[str], *, length: int) -> Tokens:
         rows = [[self.number.setdefault(w, len(self.number)) for w in t.lower().split()][:length] for t in texts]
         longest = max(map(len, rows))

@@ -227,7 +227,10 @@ def run_folder(tmp_path_factory):
 def test_evaluating_a_run_writes_every_task_with_its_facts(run_folder, capsys):
     results = evaluate(run_folder)
     printed = capsys.readouterr().out
-    assert [r.task for r in results] == ["zero-shot classification", "retrieval", "grounding", "side swap"]
+    assert [r.task for r in results] == [
+        "zero-shot classification", "retrieval", "grounding", "side swap", "negation", "zone", "severity order",
+        "crop consistency", "blank image",
+    ]  # fmt: skip
     stored = json.loads((run_folder / "evaluation.json").read_text())
     page = (run_folder / "evaluation.html").read_text()
     assert len(stored["results"]) == len(TASKS)
@@ -264,10 +267,13 @@ def test_what_the_data_do_not_allow_is_said_in_one_line(tmp_path):
     words = Words()
     exam = Examination(Oracle(words), words, Planted(20, boxes=False, sides=False), budget=TINY)
     results = examine(exam, title="planted")
-    assert [r.task for r in results] == ["zero-shot classification", "retrieval"]
+    assert [r.task for r in results] == ["zero-shot classification", "retrieval", "negation", "blank image"]
     assert results.absent == {
         "grounding": "the data have no boxes in the frontal view",
         "side-swap": "the data say of no finding on which side it is",
+        "zone": "the data have no finding in different zones",
+        "severity-order": "the data have no finding in different grades of severity",
+        "crop-consistency": "the data have no box that a part of the picture could hold or leave out",
     }
     assert "grounding: not possible, the data have no boxes" in str(results)
     assert "not possible" in write(results, tmp_path)[1].read_text()

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...budget import Budget
 from ...errors import KitError
-from ...phantoms.scene import SEVERITIES
+from ...phantoms.scene import FINDINGS, SEVERITIES
 from ...study import PRESENT, Collection, Tokenizer
 from ..classification import weighted_auroc
 from ..encode import Examination
@@ -56,9 +56,13 @@ def graded(collection: Collection, *, kind: str = "lexicon") -> dict[str, list[t
 
 
 def ends(finding: str, *, kind: str = "lexicon") -> tuple[list[str], list[str]]:
-    """(mild, severe) sentences; wordings that say nothing of severity belong to both and are left out."""
+    """(mild, severe) sentences, without the wordings that say nothing of severity."""
+    silent = set(phrases(finding, kind=kind))
+    if kind != "plain" and finding in FINDINGS:
+        from ...phantoms import report
+
+        silent = set(report.prompts(finding, held_out=kind == "held out", limit=10**6))  # all of them
     mild, severe = (phrases(finding, severity=grade, kind=kind) for grade in (SEVERITIES[0], SEVERITIES[-1]))
-    silent = {*phrases(finding, kind=kind), *(set(mild) & set(severe))}
     return [s for s in mild if s not in silent], [s for s in severe if s not in silent]
 
 
