@@ -14,12 +14,14 @@ from importlib import import_module
 # asked for: listing the names must not import torch.
 EXPLORERS = {
     "attention_explorer": "attend",
+    "embedding_explorer": "embed",
     "grounding_explorer": "ground",
     "masking_explorer": "masks",
     "phantom_studio": "studio",
     "prompt_bench": "bench",
     "retrieval_bench": "bench",
     "similarity_matrix": "matrix",
+    "training_monitor": "monitor",
 }
 
 

@@ -60,8 +60,11 @@ class Masking:
     """The pure function, for a run whose objective restores both (MRM, M3AE)."""
 
     def __init__(self, run: Run, collection: Collection):
-        if not hasattr(run.objective, "restored"):
+        parts = [run.objective, *getattr(run.objective, "parts", {}).values()]
+        restoring = [part for part in parts if hasattr(part, "restored")]
+        if not restoring:
             raise KitError(f"the recipe {run.recipe.name!r} restores nothing that is hidden: take mrm or m3ae, or load_masked()")
+        self.objective = restoring[0]
         self.run, self.collection = run, collection
         self.batch = lru_cache(maxsize=16)(self._batch)
         self.predicted = lru_cache(maxsize=32)(self._predicted)
@@ -79,7 +82,7 @@ class Masking:
     def _predicted(self, study: int, seen: int, image_ratio: float, pattern: str, text_ratio: float, words: str, draw: int):
         """hidden (N,), drawn (N, P), chosen (T,), probabilities (T, V) of the text of `study` with the image of `seen`."""
         run, batch = self.run, self.batch(study)
-        model, objective, images = run.model, run.objective, self.batch(seen).images
+        model, objective, images = run.model, self.objective, self.batch(seen).images
         grid = tuple(size // model.image_encoder.stride for size in images.shape[-2:])
         hidden = hidden_patches(grid, ratio=image_ratio, pattern=pattern, draw=draw)
         masking = TextMasking(model.text_encoder.vocabulary_size, ratio=text_ratio, unit="word", which=words, rule=ALWAYS_MASK)
@@ -124,7 +127,7 @@ class Masking:
 
     def pictures(self, study: int, hidden: Tensor, drawn: Tensor) -> str:
         """The picture, the part that is seen, and the hidden part as drawn, on the true patches' brightness and contrast."""
-        batch, target = self.batch(study), self.run.objective.target
+        batch, target = self.batch(study), self.objective.target
         whole = batch.views[self.run.recipe.views[-1]] if target.kind == "super_resolution" else batch.images
         true = patchify(whole, target.cell)[0]  # (N, P)
         seen, filled = true.clone(), true.clone()
@@ -177,7 +180,8 @@ def masking_explorer(run: Run, collection: Collection, *, study: int = 0) -> Exp
 
     from .shell import Explorer
 
-    view, objective = Masking(run, collection), run.objective
+    view = Masking(run, collection)
+    objective = view.objective
     whole = dict(continuous_update=False)
     controls = {
         "study": widgets.IntSlider(value=study, min=0, max=len(collection) - 1, description="study", **whole),
@@ -186,7 +190,7 @@ def masking_explorer(run: Run, collection: Collection, *, study: int = 0) -> Exp
         ),
         "pattern": widgets.Dropdown(options=PATTERNS, value=PATTERNS[0], description="pattern"),
         "text_ratio": widgets.FloatSlider(
-            value=objective.masking.ratio, min=0, max=1, step=0.05, description="of the words", readout_format=".0%"
+            value=objective.masking.ratio, min=0.05, max=1, step=0.05, description="of the words", readout_format=".0%"
         ),
         "words": widgets.Dropdown(options=WORDS, value=WORDS[0], description="words"),
         "draw": widgets.IntSlider(value=0, min=0, max=20, description="draw"),

@@ -47,11 +47,15 @@ class Explorer:
     title:    said above the controls, and to screen readers
     picked:   what is picked at first; None for an explorer in which nothing can be picked
     on_pick:  picked value -> state changes {control: value}, for picks that move a control
+    stage:    another widget above the board, and prepare: called with the state to bring it up to date, before the view
+    still:    HTML that stands for the stage in the static copy
     """
 
     def __init__(
         self, view: Callable[..., str | Iterator[str]], controls: Mapping[str, ipywidgets.Widget], *, title: str,
         picked: str | None = None, on_pick: Callable[[str], Mapping[str, Any]] | None = None,
+        stage: ipywidgets.Widget | None = None, prepare: Callable[..., None] | None = None,
+        still: Callable[[], str] | None = None,
     ):  # fmt: skip
         import ipywidgets as widgets
 
@@ -59,6 +63,7 @@ class Explorer:
             if not getattr(control, "description", ""):
                 raise KitError(f"the control {name!r} of {title!r} has no description: say what it is for")
         self.view, self.controls, self.title, self.on_pick = view, dict(controls), title, on_pick
+        self.prepare, self.still = prepare, still
         self.picked, self.error, self.seconds, self._held = picked, None, 0.0, False
         self.board = board_class()()
         for control in self.controls.values():
@@ -66,7 +71,8 @@ class Explorer:
         self.board.observe(self._was_picked, names="picks")
         heading = widgets.HTML(f'<h4 style="margin:0.25em 0">{html.escape(title)}</h4>')
         layout = widgets.Layout(flex_flow="row wrap", align_items="center")
-        self.widget = widgets.VBox([heading, widgets.HBox(list(self.controls.values()), layout=layout), self.board])
+        above = widgets.HBox(list(self.controls.values()), layout=layout)
+        self.widget = widgets.VBox([heading, above, *([] if stage is None else [stage]), self.board])
         self.widget.add_class("medvlp-explorer")
         self.update()
 
@@ -98,6 +104,8 @@ class Explorer:
         start, self.seconds = time.perf_counter(), 0.0
         self.error = None
         try:
+            if self.prepare is not None:
+                self.prepare(**self.state)
             made = self.view(**self.state)
             for page in [made] if isinstance(made, str) else made:
                 self.board.value = page
@@ -125,7 +133,8 @@ class Explorer:
     def static(self) -> Picture:
         """The present state as plain HTML: what a page says that has no running kernel."""
         told = "The explorer as it stood when this page was made. With a running kernel, use the controls above."
-        copy = f"<details open><summary>{html.escape(self.title)}: static copy</summary><p>{told}</p>{self.board.value}</details>"
+        shown = (self.still() if self.still is not None else "") + self.board.value
+        copy = f"<details open><summary>{html.escape(self.title)}: static copy</summary><p>{told}</p>{shown}</details>"
         return Picture(copy.replace(' tabindex="0"', "").replace(' role="button"', ""), f"Explorer: {self.title}")
 
     def show(self) -> None:
