@@ -11,9 +11,11 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalPrecision
 from medvlp_kit.budget import budget
 from medvlp_kit.downstream import ranking
 from medvlp_kit.downstream.encode import Examination
-from medvlp_kit.downstream.ranking import ModelScores, ranks
+from medvlp_kit.downstream.ranking import ModelScores, WithoutSelf, places, ranks, top
 from medvlp_kit.downstream.retrieval import (
+    chance_precision,
     chance_recall,
+    image_to_image,
     precision_at_k,
     recall_at_k,
     relevant_at_k,
@@ -115,9 +117,64 @@ def test_chance_equals_the_recall_of_random_scores():
     assert chance_recall(4, (1, 4, 9)) == {1: pytest.approx(0.25), 4: 1.0, 9: 1.0}
 
 
+@given(problems(), st.integers(1, 7), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_lists_of_the_best_are_the_start_of_the_sorted_row_and_places_are_ranks_within_them(problem, k, block):
+    scores, groups, targets = problem
+    before, ranking.BLOCK = ranking.BLOCK, block
+    try:
+        best = top(scores, k)
+    finally:
+        ranking.BLOCK = before
+    assert best.tolist() == [order(row)[:k] for row in scores]
+    whole = ranks(scores, groups=groups, targets=targets)
+    assert places(best, groups=groups, targets=targets).tolist() == whole.clamp(max=k).tolist()
+
+
+def test_what_an_index_did_not_find_is_nobodys():
+    best = torch.tensor([[1, -1], [-1, -1]])
+    assert places(best, targets=[1, 1]).tolist() == [0, 2]
+    assert places(best, targets=[2, 2], groups=["a", "b", "a"]).tolist() == [2, 2]  # -1 is not the last column
+
+
+@pytest.mark.parametrize("relevance", ["any", "same"])
+def test_image_to_image_leaves_out_the_query_and_equals_a_loop(relevance, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(-1, 2, (20, 4), generator=generator).double()  # many ties, and twins
+    labels = torch.randint(0, 2, (20, 3), generator=generator).float()
+    monkeypatch.setattr(ranking, "BLOCK", 20 * 3)
+    cosine, shares = image @ image.T, {1: [], 5: []}
+    for i in range(20):
+        ranked = [j for j in order(cosine[i]) if j != i]
+        mine = set(labels[i].nonzero()[:, 0].tolist())
+        theirs = [set(labels[j].nonzero()[:, 0].tolist()) for j in ranked]
+        right = [mine == their if relevance == "same" else bool(mine & their) or mine == their for their in theirs]
+        for k in shares:
+            shares[k].append(np.mean(right[:k]))
+    found = image_to_image(image, labels, ks=(1, 5), relevance=relevance)
+    assert found == {k: pytest.approx(np.mean(share)) for k, share in shares.items()}
+    level = chance_precision(labels, relevance=relevance, others=True).mean()
+    every = image_to_image(image, labels, ks=(19,), relevance=relevance)[19]  # all others: whatever their order
+    assert every == pytest.approx(float(level))
+
+
+def test_the_precision_of_random_scores_is_the_chance_level():
+    generator = torch.Generator().manual_seed(0)
+    mine, theirs = (torch.randint(0, 3, (count,), generator=generator) for count in (30, 40))
+    expected = chance_precision(mine, column_labels=theirs)
+    assert expected.tolist() == pytest.approx([(theirs == own).double().mean().item() for own in mine])
+    drawn = [
+        precision_at_k(torch.rand(30, 40, generator=generator), mine, ks=(3,), column_labels=theirs)[3] for _ in range(200)
+    ]
+    assert np.mean(drawn) == pytest.approx(expected.mean().item(), abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda: top(torch.zeros(2, 2), 3), "k=3"),
+        (lambda: WithoutSelf(torch.zeros(2, 3)), "leave out the query"),
+        (lambda: image_to_image(torch.eye(3), torch.zeros(3), ks=(3,)), "ks"),
         (lambda: ranks(torch.full((2, 2), torch.nan)), "NaN"),
         (lambda: ranks(torch.zeros(3, 2)), "give `targets`"),
         (lambda: ranks(torch.zeros(2, 2), groups=[1, 2, 3]), "groups has 3"),
@@ -159,7 +216,9 @@ def test_retrieval_finds_every_pair_of_a_perfect_model_and_not_the_shuffled_ones
     recall = result.table.xs("recall@1", level="metric")
     assert (recall["value"] == 1).all() and (recall["shuffled"] < 0.3).all()
     # Images that show the same findings fit each other's texts: near the top, relevant studies only.
-    assert (result.table.xs("precision@1", level="metric")["value"] == 1).all()
+    precision = result.table.xs("precision@1", level="metric")["value"]
+    assert precision["image to text"] == precision["text to image"] == 1 and precision["image to image"] > 0.9
+    assert (result.table["chance"] < result.table["value"]).all()
 
 
 def test_a_large_split_is_ranked_without_the_whole_matrix(exam, monkeypatch):

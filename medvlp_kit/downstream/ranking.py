@@ -36,11 +36,36 @@ class ModelScores:
         return similarity(self.model, images_at(self.image, slice(start, stop)), self.text)
 
 
+class WithoutSelf:
+    """Square scores in which nobody is among his own candidates: the diagonal is minus infinity, so it comes last.
+
+    For neighbours within one collection, image by image: the query itself is always there and always first.
+    """
+
+    def __init__(self, scores):
+        self.scores, self.shape = scores, shape_of(scores)
+        if self.shape[0] != self.shape[1]:
+            raise KitError(f"{self.shape[0]} queries and {self.shape[1]} candidates: to leave out the query, give the same")
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        block = rows_of(self.scores, slice(start, stop)).clone()  # (b, N)
+        own = torch.arange(start, stop, device=block.device)
+        block[own - start, own] = -torch.inf
+        return block
+
+
 def shape_of(scores) -> tuple[int, int]:
     shape = (len(scores[0]), len(scores[1])) if isinstance(scores, tuple) else tuple(scores.shape)
     if len(shape) != 2 or 0 in shape:
         raise KitError(f"a similarity has shape (queries, candidates), both at least 1; got {shape}")
     return shape
+
+
+def rows_of(scores, rows: slice) -> Tensor:
+    """Some rows of a matrix, of a pair of embeddings, or of anything with `rows(start, stop)`."""
+    if isinstance(scores, tuple):
+        return scores[0][rows] @ scores[1].T
+    return scores[rows] if isinstance(scores, Tensor) else scores.rows(rows.start, rows.stop)
 
 
 def blocks(scores) -> Iterator[tuple[slice, Tensor]]:
@@ -49,10 +74,7 @@ def blocks(scores) -> Iterator[tuple[slice, Tensor]]:
     step = max(1, BLOCK // width)
     for start in range(0, count, step):
         rows = slice(start, min(start + step, count))
-        if isinstance(scores, tuple):
-            block = scores[0][rows] @ scores[1].T
-        else:
-            block = scores[rows] if isinstance(scores, Tensor) else scores.rows(rows.start, rows.stop)
+        block = rows_of(scores, rows)
         if block.sum().isnan() and block.isnan().any():  # the sum is the cheap look, inf - inf its false alarm
             raise KitError("the similarity holds NaN: nothing can be ranked; look at the model's embeddings")
         yield rows, block
@@ -124,3 +146,28 @@ def best_columns(block: Tensor, k: int) -> Tensor:
         if len(tied):
             chosen[tied] = block[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
     return chosen
+
+
+def top(scores, k: int) -> Tensor:
+    """The k best columns of every row, best first, (N, k) int64; of equal scores the lower column first."""
+    width = shape_of(scores)[1]
+    if not 1 <= k <= width:
+        raise KitError(f"k={k}: give a whole number from 1 to the number of candidates ({width})")
+    return torch.cat([best_columns(block, k).cpu() for _, block in blocks(scores)])
+
+
+def places(best: Tensor, *, targets=None, groups=None) -> Tensor:
+    """The 0-based place of each row's right column in its list of columns, (N,): k where the list lacks it.
+
+    best: (N, k) columns, best first, as `top`, `rerank` or an index gives them; targets and groups as in `ranks`. So
+    `(places(best) < 5)` are the hits at 5 of lists of which the rest of the ranking is not known.
+    """
+    count, k = best.shape
+    targets = torch.arange(count) if targets is None else torch.as_tensor(targets)
+    if groups is None:
+        right = best == targets[:, None]
+    else:
+        number = torch.from_numpy(np.unique(np.asarray(groups), return_inverse=True)[1])
+        # an index that found too few gives column -1, which is nobody's
+        right = (number[best] == number[targets][:, None]) & (best >= 0)
+    return torch.where(right.any(1), right.int().argmax(1), k)

@@ -1,7 +1,9 @@
-"""Image-text retrieval: recall and precision at k, in blocks of rows, with one rule for ties.
+"""Retrieval between images and texts: recall and precision at k, in blocks of rows, with one rule for ties.
 
-All functions rank the columns for each row. A (images, texts) similarity gives image-to-text retrieval; its transpose
-gives text-to-image. Instead of a matrix they take a pair of embeddings, and never form more than a block of rows.
+Recall asks whether the one right partner is found (instance), precision whether what is found is of the right kind
+(semantic): a model can be good at either without the other. All functions rank the columns for each row. A similarity
+(images, texts) gives image-to-text retrieval; its transpose gives text-to-image; (images, images) without the diagonal
+gives image-to-image. Instead of a matrix they take a pair of embeddings, and never form more than a block of rows.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ..errors import KitError, unknown
 from ..study import Collection, Tokenizer
 from .encode import Examination
 from .intervals import Intervals, bootstrap_mean
-from .ranking import ModelScores, best_columns, blocks, ranks, shape_of
+from .ranking import BLOCK, ModelScores, WithoutSelf, ranks, shape_of, top
 from .result import Estimate, Result
 
 WHOLE = 4096  # up to this many studies a whole similarity matrix is kept (64 MB)
@@ -49,35 +51,63 @@ def _check_ks(ks: Sequence[int], width: int | None = None) -> None:
 
 
 def relevant_at_k(
-    scores, labels, *, ks: Sequence[int], column_labels=None, relevance: str = "any"
+    scores, labels, *, ks: Sequence[int] = (1, 5, 10), column_labels=None, relevance: str = "any"
 ) -> Tensor:
     """The share of relevant columns among the k best of each row: (N, K)."""
-    if relevance not in RELEVANCE:
-        raise unknown("relevance", relevance, RELEVANCE)
     count, width = shape_of(scores)
     _check_ks(ks, width)
+    other = labels if column_labels is None else column_labels
+    if len(labels) != count or len(other) != width:
+        raise KitError(f"labels for {len(labels)} rows and {len(other)} columns, but the similarity is {count} x {width}")
+    return relevant_in(top(scores, max(ks)), labels, ks=ks, column_labels=other, relevance=relevance)
+
+
+def relevant_in(
+    best: Tensor, labels, *, ks: Sequence[int] = (1, 5, 10), column_labels=None, relevance: str = "any"
+) -> Tensor:
+    """The share of relevant columns among the first k of each row's list (N, at least k) of columns: (N, K)."""
+    _check_ks(ks, best.shape[1])
     own, other = _as_classes(labels), _as_classes(labels if column_labels is None else column_labels)
-    if len(own) != count or len(other) != width:
-        raise KitError(f"labels for {len(own)} rows and {len(other)} columns, but the similarity is {count} x {width}")
-    shares = []
-    for rows, block in blocks(scores):
-        best = best_columns(block, max(ks)).cpu()  # (b, k)
-        mine, theirs = own[rows, None], other[best]  # (b, 1[, F]), (b, k[, F])
-        if own.ndim == 1:
-            right = mine == theirs
-        elif relevance == "same":
-            right = (mine == theirs).all(-1)
-        else:
-            right = (mine & theirs).any(-1) | ~(mine.any(-1) | theirs.any(-1))
-        hits = right.double().cumsum(1)
-        shares.append(torch.stack([hits[:, k - 1] / k for k in ks], dim=1))
-    return torch.cat(shares)
+    right = relevant(own[:, None], other[best], relevance=relevance)  # (N, k)
+    hits = right.double().cumsum(1)
+    return torch.stack([hits[:, k - 1] / k for k in ks], dim=1)
+
+
+def relevant(mine: Tensor, theirs: Tensor, *, relevance: str = "any") -> Tensor:
+    """Whether queries and candidates are of one kind: classes (...) or findings (..., F), broadcast. -> (...) bool"""
+    if relevance not in RELEVANCE:
+        raise unknown("relevance", relevance, RELEVANCE)
+    if mine.dtype != torch.bool:
+        return mine == theirs
+    if relevance == "same":
+        return (mine == theirs).all(-1)
+    return (mine & theirs).any(-1) | ~(mine.any(-1) | theirs.any(-1))
+
+
+def chance_precision(labels, *, column_labels=None, relevance: str = "any", others: bool = False) -> Tensor:
+    """The precision of a random ranking, at any k: the share of candidates relevant to each row, (N,).
+
+    others: the candidates are the other rows, as in `image_to_image`
+    """
+    own, other = _as_classes(labels), _as_classes(labels if column_labels is None else column_labels)
+    step = max(1, BLOCK // len(other))
+    parts = [relevant(part[:, None], other[None], relevance=relevance).sum(1) for part in own.split(step)]
+    count = torch.cat(parts).double()
+    return (count - 1) / (len(other) - 1) if others else count / len(other)
+
+
+def image_to_image(
+    image: Tensor, labels, *, ks: Sequence[int] = (1, 5, 10), relevance: str = "any"
+) -> dict[int, float]:
+    """Precision at k of each image's nearest *other* images by cosine; image: (N, D) unit vectors, labels as below."""
+    _check_ks(ks, len(image) - 1)
+    return precision_at_k(WithoutSelf((image, image)), labels, ks=ks, relevance=relevance)
 
 
 def _as_classes(labels) -> Tensor:
-    """(N,) class numbers, or (N, F) bool of present findings (unknown and uncertain are not present)."""
+    """(N,) class numbers as float64, or (N, F) bool of present findings (unknown and uncertain are not present)."""
     labels = torch.as_tensor(labels)
-    return labels if labels.ndim == 1 else labels == 1
+    return labels.double() if labels.ndim == 1 else labels == 1
 
 
 def precision_at_k(
@@ -140,14 +170,18 @@ def retrieval(
         for i, k in enumerate(ks):
             rows.append((name, f"recall@{k}", own.value[i], own.low[i], own.high[i], control.value[i], chance[k]))
     if encoded.labels.shape[1]:
-        few = [k for k in ks if k <= count]
-        for name, direction in directions.items():
-            share = relevant_at_k(direction, encoded.labels, ks=few).numpy()
-            own = interval(share)
+        image = encoded.image_embedding
+        for name, direction in {**directions, "image to image": WithoutSelf((image, image))}.items():
+            few = [k for k in ks if k <= count - (name == "image to image")]
+            if not few:
+                continue
+            best = top(direction, max(few))
+            own = interval(relevant_in(best, encoded.labels, ks=few).numpy())
             # The same rankings judged by the labels of another query.
-            control = relevant_at_k(direction, encoded.labels[wrong], ks=few, column_labels=encoded.labels).mean(0)
+            control = relevant_in(best, encoded.labels[wrong], ks=few, column_labels=encoded.labels).mean(0)
+            level = float(chance_precision(encoded.labels, others=name == "image to image").mean())
             rows += [
-                (name, f"precision@{k}", own.value[i], own.low[i], own.high[i], float(control[i]), np.nan)
+                (name, f"precision@{k}", own.value[i], own.low[i], own.high[i], float(control[i]), level)
                 for i, k in enumerate(few)
             ]
     columns = ["direction", "metric", "value", "low", "high", "shuffled", "chance"]
@@ -164,6 +198,7 @@ def retrieval(
             f"mean of image-to-text and text-to-image among {count} candidates, with the scorer of training; studies "
             f"with the same text ({count - len(set(groups))} repeats) count as hits for each other; of equal scores "
             "the lower index comes first; precision: share of the k best that have a present finding in common with "
-            "the query, or none like it; studies resampled as queries, candidates kept"
+            "the query, or none like it; image to image: the other images by cosine of the embeddings; studies resampled "
+            "as queries, candidates kept"
         ),
     )  # fmt: skip
