@@ -50,6 +50,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade
 	@echo "Installing the kit into .venv (about 3 GB with PyTorch; only the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/python -m uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[test,dicom]' \
-		|| $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,dicom]'
+		&& $(BIN)/python -m uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[test,dicom,explore,faiss]' \
+		|| $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,dicom,explore,faiss]'
 	@touch $@

@@ -231,11 +231,29 @@ def lab(context: typer.Context) -> None:
     """Open JupyterLab on the lessons (further arguments go to jupyter lab)."""
     import subprocess
 
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(_lessons("lab")), *context.args]))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def explore(context: typer.Context) -> None:
+    """Open the page of explorers alone, without code, in the browser (further arguments go to voila)."""
+    import subprocess
+    from importlib.util import find_spec
+
+    if find_spec("voila") is None:
+        raise KitError('this needs Voila: pip install "medvlp-kit[explore]"; or open notebooks/explore.ipynb in JupyterLab')
+    page = _lessons("explore") / "explore.ipynb"
+    command = [sys.executable, "-m", "voila", str(page), "--strip_sources=True", "--Voila.ip=127.0.0.1", *context.args]
+    raise typer.Exit(subprocess.call(command))
+
+
+def _lessons(command: str) -> Path:
+    """The folder of the notebooks, here or in the checkout that is installed."""
     places = (Path("notebooks"), Path(__file__).parents[1] / "notebooks")
     folder = next((path for path in places if path.is_dir()), None)
     if folder is None:
-        raise KitError("there is no folder notebooks here: run medvlp lab in a checkout of the kit")
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(folder), *context.args]))
+        raise KitError(f"there is no folder notebooks here: run medvlp {command} in a checkout of the kit")
+    return folder
 
 
 def _source(data: str, root: Path | None, manifest: Path | None) -> tuple[str, Path | None, dict]:
