@@ -79,7 +79,7 @@ class NotebookPage:
     def run_all(self, *, seconds: float = 240) -> None:
         """Run every cell and wait for the last; AssertionError when one fails or hangs."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_text("Run All Cells", exact=True).click()
+        self.page.locator("#jp-mainmenu-run").get_by_text("Run All Cells", exact=True).click()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             prompts = self.page.eval_on_selector_all(".jp-CodeCell .jp-InputPrompt", "all => all.map(x => x.textContent)")

@@ -109,7 +109,7 @@ def test_each_target_installs_first(repository, tmp_path, target):
     plan = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     steps = [plan.index(step) for step in ("-m venv .venv", "pip install --quiet", "-m uv pip install", "touch .venv")]
     assert steps == sorted(steps)
-    assert plan.count("-c constraints.txt -e '.[test,dicom]'") == 2  # uv, and pip in its place
+    assert plan.count("-c constraints.txt -e '.[test,dicom,explore,faiss]'") == 2  # uv, and pip in its place
 
 
 def test_an_old_python_is_refused_in_one_line(repository, tmp_path):

@@ -20,6 +20,9 @@ function render({ model, el }) {
   el.addEventListener("keydown", pick);
   model.on("change:value", draw);
   draw();
+  // the living explorer is here, so its static copy folds away; the copy is put on the page after it
+  const fold = () => el.closest(".jp-OutputArea")?.querySelectorAll("details[data-static-copy]").forEach((copy) => copy.removeAttribute("open"));
+  for (const wait of [0, 300, 1500]) setTimeout(fold, wait);
   return () => model.off("change:value", draw);
 }
 export default { render };

@@ -26,6 +26,7 @@ COLOURS = ("modality", "finding", "side", "split", "patient")
 NEAREST, SIDE, GROUPS = 4, 120, 8  # neighbours shown of each modality; pixels of a thumbnail; colours that patients share
 LARGE = 5_000  # studies from which on lines between pairs would hide everything, and only PCA is quick enough
 NONE, SEVERAL = "none", "several"
+MORE = ("#882255", "#999933", "#44AA99")  # beside the palette, for more than eight findings; also told apart by the colour-blind
 
 Stages = Mapping[str, tuple[Tensor, Tensor]]  # name of a checkpoint -> unit embeddings of images and of texts, (N, D) each
 
@@ -86,6 +87,16 @@ class Plane:
             both = pd.concat([one.assign(modality="image"), one.assign(modality="text")], ignore_index=True)
             self._table = both.astype({name: "category" for name in COLOURS})
         return self._table
+
+    def tints(self, colour: str) -> dict[str, str]:
+        """A colour for each category; what is no single finding or side is grey."""
+        from ..figures import GREY, PALETTE
+
+        names = [str(name) for name in self.table[colour].cat.categories]
+        plain = {NONE: "#BBBBBB", SEVERAL: GREY, "both": GREY}
+        rest, every = [name for name in names if name not in plain], (*PALETTE, *MORE)
+        tints = plain | {name: every[i % len(every)] for i, name in enumerate(rest)}
+        return {name: tints[name] for name in names}
 
     def _coordinates(self, stage: str, projection: str) -> np.ndarray:
         """(2 N, 2) float32. PCA's axes are those of the last checkpoint, so that a replay moves points and not the frame."""
@@ -198,21 +209,18 @@ class Plane:
         """The plane as a picture, for pages without a kernel."""
         from PIL import Image, ImageDraw
 
-        from ..figures import PALETTE
-
         xy, labels = self.coordinates(checkpoint, projection), self.table[colour].astype(str)
         low, high = xy.min(0), xy.max(0)
         places = (xy - low) / np.maximum(high - low, 1e-9) * [500, 300] + 10
         picture = Image.new("RGB", (520, 320), "white")
         pen = ImageDraw.Draw(picture)
-        names = list(dict.fromkeys(labels))
-        tint = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+        tint = self.tints(colour)
         for (x, y), label in zip(places, labels):
             pen.ellipse((x - 2, 318 - y, x + 2, 322 - y), fill=tint[label])
-        for line, name in enumerate(names):
+        for line, name in enumerate(tint):
             pen.rectangle((8, 8 + 14 * line, 16, 16 + 14 * line), fill=tint[name])
             pen.text((20, 6 + 14 * line), name, fill="#222222")
-        told = ", ".join(names[: len(PALETTE)])
+        told = ", ".join(tint)
         return markup.figure(
             picture, alt=f"Image and text points in the plane of {projection}, coloured by {colour}: {told}",
             caption=f"{checkpoint}, {projection}, coloured by {colour}",
@@ -236,7 +244,6 @@ def embedding_explorer(
     import ipywidgets as widgets
     import jscatter
 
-    from ..figures import PALETTE
     from .shell import Explorer
 
     parts = dict(collection) if isinstance(collection, Mapping) else {"all": collection}
@@ -252,8 +259,8 @@ def embedding_explorer(
     names, table = list(stages), plane.table.copy()
     table[["x", "y"]] = plane.coordinates(names[-1], projection)
     scatter = jscatter.Scatter(
-        data=table, x="x", y="y", color_by=colour, color_map=PALETTE, height=height, width="auto", background_color="white",
-        size=4 if plane.count <= LARGE else 2, axes=False, legend=True,
+        data=table, x="x", y="y", color_by=colour, color_map=list(plane.tints(colour).values()), height=height, width="auto",
+        background_color="white", size=4 if plane.count <= LARGE else 2, axes=False, legend=True,
     )  # fmt: skip
     scatter.options(transition_points_duration=400)
     explorers: list[Explorer] = []
@@ -268,7 +275,7 @@ def embedding_explorer(
             scatter.data(table, animate=plane.count <= LARGE, reset_scales=True)
             drawn["plane"] = (checkpoint, projection)
         if drawn["colour"] != colour:
-            scatter.color(by=colour, map=PALETTE)
+            scatter.color(by=colour, map=list(plane.tints(colour).values()))
             drawn["colour"] = colour
         if drawn["pairs"] != pairs:
             if pairs and plane.count > LARGE:

@@ -109,6 +109,13 @@ def note(text: str) -> str:
     return f'<p style="margin:0.35em 0">{html.escape(text)}</p>'
 
 
+def static_copy(title: str, told: str, body: str) -> str:
+    """What a dead page shows of an explorer: nothing in it can be picked. A living explorer above it folds it away."""
+    body = body.replace(' tabindex="0"', "").replace(' role="button"', "")
+    head = f"<summary>{html.escape(title)}: static copy</summary><p>{html.escape(told)}</p>"
+    return f"<details open data-static-copy>{head}{body}</details>"
+
+
 def failure(text: str) -> str:
     """One line that says what went wrong; the audit of a run finds it."""
     line = html.escape(" ".join(str(text).split()))

@@ -127,8 +127,7 @@ class Monitor:
         ended = f"Ended by {kind.__name__}." if kind else "Stopped by the button; kept." if self.stopped else "Finished."
         self.draw(ended)
         told = "The run as it ended when this page was made."
-        copy = f"<details open><summary>{self.title}: static copy</summary><p>{told}</p>{self.board.value}</details>"
-        display(Picture(copy, f"Explorer: {self.title}"))
+        display(Picture(markup.static_copy(self.title, told, self.board.value), f"Explorer: {self.title}"))
 
 
 def training_monitor(*, losses: Sequence[str] = (), probes: Sequence[str] = ()) -> Monitor:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
 from ..figures import Picture
-from .markup import failure
+from .markup import failure, static_copy
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -68,6 +68,8 @@ class Explorer:
         self.board = board_class()()
         for control in self.controls.values():
             control.observe(self._changed, names="value")
+            if hasattr(control, "style") and control.style.has_trait("description_width"):
+                control.style.description_width = "initial"  # else long descriptions are cut
         self.board.observe(self._was_picked, names="picks")
         heading = widgets.HTML(f'<h4 style="margin:0.25em 0">{html.escape(title)}</h4>')
         layout = widgets.Layout(flex_flow="row wrap", align_items="center")
@@ -134,8 +136,7 @@ class Explorer:
         """The present state as plain HTML: what a page says that has no running kernel."""
         told = "The explorer as it stood when this page was made. With a running kernel, use the controls above."
         shown = (self.still() if self.still is not None else "") + self.board.value
-        copy = f"<details open><summary>{html.escape(self.title)}: static copy</summary><p>{told}</p>{shown}</details>"
-        return Picture(copy.replace(' tabindex="0"', "").replace(' role="button"', ""), f"Explorer: {self.title}")
+        return Picture(static_copy(self.title, told, shown), f"Explorer: {self.title}")
 
     def show(self) -> None:
         """Put the explorer on the page, and its static copy beneath. An error of the first state is raised."""
