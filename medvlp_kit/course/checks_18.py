@@ -46,7 +46,7 @@ def semantic_precision(answer):
     import torch
 
     labels = torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 0]])
-    ranking = torch.tensor([[1, 4, 2, 0, 3], [4, 2, 3, 0, 1], [3, 2, 0, 1, 4], [2, 3, 0, 1, 4], [0, 4, 2, 3, 1]])
+    ranking = torch.tensor([[3, 1, 2, 4, 0], [2, 3, 1, 4, 0], [2, 4, 1, 0, 3], [3, 1, 4, 2, 0], [2, 4, 1, 0, 3]])
     found = answer(ranking.clone(), labels.clone(), 3)
 
     def mean(right, k=3, once=False) -> float:
