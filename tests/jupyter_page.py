@@ -23,6 +23,7 @@ def settings(folder: Path, *, dark: bool) -> None:
     files = {
         "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none", "scrollPastEnd": False},
         "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "@jupyterlab/apputils-extension/kernels-settings": {"kernelInfoTimeout": 60_000},  # a busy machine
         "@jupyterlab/apputils-extension/themes": {"theme": "JupyterLab Dark" if dark else "JupyterLab Light"},
     }
     for name, value in files.items():
@@ -78,8 +79,16 @@ class NotebookPage:
 
     def run_all(self, *, seconds: float = 240) -> None:
         """Run every cell and wait for the last; AssertionError when one fails or hangs."""
+        self.start()
+        self.finish(seconds=seconds)
+
+    def start(self) -> None:
+        """Run every cell; do not wait."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.locator("#jp-mainmenu-run").get_by_text("Run All Cells", exact=True).click()
+
+    def finish(self, *, seconds: float = 240) -> None:
+        """Wait for the last cell."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             prompts = self.page.eval_on_selector_all(".jp-CodeCell .jp-InputPrompt", "all => all.map(x => x.textContent)")

@@ -17,10 +17,28 @@ from medvlp_kit.doctor import find_chromium
 CELLS = (
     "from medvlp_kit import explorers\nfrom medvlp_kit.phantoms import Phantoms\nfrom medvlp_kit.run_folder import load_base\n"
     "run = load_base()\nphantoms = Phantoms(120, seed=0).split('test')",
+    "from medvlp_kit.run_folder import load_masked\nexplorers.masking_explorer(load_masked(), phantoms, study=3).show()",
+    "explorers.grounding_explorer(run, phantoms, study=3).show()",
+    "explorers.attention_explorer(run, phantoms, study=3).show()",
+    "from medvlp_kit.explorers.embed import growth\nstages, studies = growth()\n"
+    "explorers.embedding_explorer(None, studies, stages=stages).show()",
     "explorers.similarity_matrix(run, phantoms).show()",
     "explorers.retrieval_bench(run, phantoms).show()",
     "explorers.prompt_bench(run, phantoms).show()",
     "explorers.phantom_studio(run).show()",
+)
+TRAINING = (
+    "from medvlp_kit import explorers\nfrom medvlp_kit.budget import budget\nfrom medvlp_kit.phantoms import Phantoms\n"
+    "from medvlp_kit.pretrain import pretrain\nsize = budget('tiny').but(train_studies=8_000, epochs=50)",
+    "run = await explorers.training_monitor().train(\n"
+    "    pretrain, 'chexzero', Phantoms(8_000), budget=size, log_every=2, progress=False)",
+    "print('ended after', run.steps, 'of', size.steps)",
+)
+MANY = (
+    "import torch\nfrom medvlp_kit import explorers\nfrom medvlp_kit.phantoms import Phantoms\n"
+    "draw = torch.randn(2, 50_000, 16, generator=torch.Generator().manual_seed(0))\n"
+    "image, text = torch.nn.functional.normalize(draw, dim=-1)",
+    "explorers.embedding_explorer(None, Phantoms(50_000), stages={'one': (image, text)}).show()",
 )
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -34,20 +52,30 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def page(chromium, tmp_path_factory):
-    """All explorers on one page, run once."""
+def lab(chromium, tmp_path_factory):
+    """A function that opens a notebook of some cells."""
     from playwright.sync_api import sync_playwright
 
     folder = tmp_path_factory.mktemp("lab")
-    document = notebook(*CELLS)
-    document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(document, folder / "explorers.ipynb")
     with jupyterlab(folder) as address, sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=chromium, args=FLAGS)
-        opened = NotebookPage(browser.new_page(viewport={"width": 1280, "height": 1000}), address, "explorers.ipynb")
-        opened.run_all()
+
+        def opened(name, *cells):
+            document = notebook(*cells)
+            document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+            nbformat.write(document, folder / f"{name}.ipynb")
+            return NotebookPage(browser.new_page(viewport={"width": 1280, "height": 1000}), address, f"{name}.ipynb")
+
         yield opened
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    """All explorers on one page, run once."""
+    opened = lab("explorers", *CELLS)
+    opened.run_all()
+    return opened
 
 
 def cell(explorer, place: str):
@@ -126,8 +154,122 @@ def test_the_studio_draws_writes_and_asks_the_model(page):
     page.keep("studio", explorer)
 
 
+def test_a_word_of_the_report_moves_the_maps(page):
+    explorer = page.explorer("Where is it?")
+    page.until(explorer, lambda text: "working" not in text and "CNR" in text, seconds=60)
+    before = explorer.locator("figure img").nth(1).get_attribute("src")
+    cell(explorer, "fracture").first.click()
+    page.until(explorer, lambda text: "Of a single word no part" in text, seconds=60)
+    assert explorer.locator("figure img").nth(1).get_attribute("src") != before
+    field = explorer.get_by_role("textbox").last
+    field.fill("There is a device on the left side.")
+    field.press("Enter")
+    page.until(explorer, lambda text: "working" not in text and "device" in text and "Cosine lost" in text, seconds=60)
+    page.keep("grounding", explorer)
+
+
+def test_another_layer_and_another_word_are_asked(page):
+    explorer = page.explorer("Where does a layer look?")
+    assert "Asked by" in explorer.inner_text()
+    cell(explorer, "Pneumothorax").click()
+    page.until(explorer, lambda text: "Asked by Pneumothorax" in text)
+    explorer.get_by_label("layer").select_option("text: words to words, layer 2")
+    page.until(explorer, lambda text: "does not read the image" in text)
+    cell(explorer, "word 4").focus()
+    page.page.keyboard.press("Enter")
+    page.until(explorer, lambda text: "Asked by the word" in text)
+    page.keep("attention", explorer)
+
+
+def test_more_is_hidden_and_less_is_found(page):
+    explorer = page.explorer("What is hidden?")
+
+    def hidden(text):
+        return int(re.search(r"(\d+) of 64 patches", text)[1])
+
+    before = hidden(explorer.inner_text())
+    explorer.get_by_label("pattern").select_option("left half")
+    page.until(explorer, lambda text: hidden(text) == 32 != before)
+    written = explorer.inner_text()
+    explorer.get_by_label("words").select_option("medical")
+    page.until(explorer, lambda text: text != written and "pieces hidden" in text)
+    explorer.locator("[data-pick]").first.click()
+    page.until(explorer, lambda text: "In place of" in text)
+    page.keep("masking", explorer)
+
+
+def test_a_lasso_tells_what_is_inside_and_checkpoints_replay(page):
+    explorer = page.explorer("Images and texts in one plane")
+    canvas = explorer.locator("canvas").first
+    canvas.scroll_into_view_if_needed()
+    explorer.locator("button[title*='asso']").first.click()
+    box = canvas.bounding_box()
+    around = [(0.3, 0.3), (0.7, 0.3), (0.75, 0.7), (0.5, 0.8), (0.25, 0.7), (0.3, 0.32)]
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in around]
+    mouse = page.page.mouse
+    mouse.move(*points[0])
+    mouse.down()
+    for x, y in points[1:]:
+        mouse.move(x, y, steps=12)
+    mouse.up()
+    text = page.until(explorer, lambda text: "Findings inside" in text)
+    assert int(re.search(r"(\d+) points:", text)[1]) > 5
+    page.keep("embedding", explorer)
+    handle = explorer.locator(".noUi-handle").first
+    handle.focus()
+    for _ in range(7):
+        page.page.keyboard.press("ArrowLeft")
+    page.until(explorer, lambda text: "step 1:" in text)
+    explorer.get_by_label("colour").select_option("finding")
+    explorer.get_by_label("lines between pairs").check()
+    page.until(explorer, lambda text: "step 1:" in text and "at most" not in text)
+
+
+def test_the_button_stops_a_run_while_its_cell_runs(lab):
+    opened = lab("training", *TRAINING)
+    opened.start()
+    explorer = opened.explorer("Training as it goes")
+    opened.until(explorer, lambda text: "Step " in text, seconds=120)
+    opened.keep("training", explorer)
+    explorer.get_by_role("button", name="Stop and keep").click()
+    opened.finish(seconds=60)
+    assert "Stopped by the button" in explorer.inner_text()
+    told = opened.page.locator(".jp-OutputArea-output", has_text="ended after").last.inner_text()
+    steps, whole = (int(number) for number in re.findall(r"\d+", told))
+    assert 0 < steps < whole
+
+
+FRAMES = """() => new Promise(done => {
+  const canvas = document.querySelector('.medvlp-explorer canvas'), box = canvas.getBoundingClientRect(), times = [];
+  let last = performance.now(), i = 0;
+  const step = now => {
+    times.push(now - last); last = now;
+    canvas.dispatchEvent(new WheelEvent('wheel', {deltaY: i % 20 < 10 ? -40 : 40, bubbles: true,
+      clientX: box.x + box.width / 2, clientY: box.y + box.height / 2}));
+    if (++i < 40) requestAnimationFrame(step); else done(times.slice(5));
+  };
+  requestAnimationFrame(step);
+})"""
+
+
+def test_a_hundred_thousand_points_move(lab, capsys):
+    opened = lab("many", *MANY)
+    opened.run_all()
+    explorer = opened.explorer("Images and texts in one plane")
+    opened.until(explorer, lambda text: "gap between the clouds" in text)
+    times = sorted(opened.page.evaluate(FRAMES))
+    with capsys.disabled():
+        median, most = times[len(times) // 2], times[-1]
+        print(f"\n100,000 points: {median:.0f} ms a frame (median), {most:.0f} ms at most, drawn without a graphics card")
+    opened.keep("many", explorer)
+    assert times[len(times) // 2] < 3_000  # a frozen page; what a frame takes without a graphics card depends on the machine
+
+
 def test_every_control_has_a_name_and_pictures_have_words(page):
-    for title in ("A batch as a matrix", "Find images with a sentence", "Prompts on the bench", "Phantom studio"):
+    for title in (
+        "A batch as a matrix", "Find images with a sentence", "Prompts on the bench", "Phantom studio", "Where is it?",
+        "Where does a layer look?", "What is hidden?", "Images and texts in one plane",
+    ):  # fmt: skip
         explorer = page.explorer(title)
         for picture in explorer.locator("img").all():
             assert len(picture.get_attribute("alt")) >= 20

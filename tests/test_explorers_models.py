@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import numpy as np
@@ -274,17 +275,26 @@ def test_the_monitor_draws_what_it_is_told_and_stops_a_run():
     monitor = Monitor(probes=["steps seen"])
     assert "Waiting" in monitor.board.value
 
-    def log(row):
-        monitor.log(row)
-        if row["step"] >= 2:
+    def probe(step, model):
+        if step >= 2:
             monitor.button.click()
+        return {"steps seen": step}
 
-    run = pretrain(
-        "clip", Phantoms(64), budget=budget("tiny").but(train_studies=64), log_every=1, progress=False, on_log=log,
-        probe=lambda step, model: {"steps seen": step}, should_stop=monitor.should_stop,
-    )  # fmt: skip
+    size = budget("tiny").but(train_studies=64)
+    run = asyncio.run(monitor.train(pretrain, "clip", Phantoms(64), budget=size, log_every=1, progress=False, probe=probe))
     assert run.steps == 2 and monitor.button.disabled
+    assert "Stopped by the button" in monitor.board.value
     page = training_page(monitor.rows, probes=["steps seen"])
     assert "Step 2: loss" in page and "steps seen 2" in page
     with pytest.raises(KitError, match="step and a loss"):
         monitor.log({"step": 1})
+
+
+def test_an_error_in_training_ends_the_monitor_and_is_raised():
+    def broken(**_):
+        raise KitError("the loss is not finite")
+
+    monitor = Monitor()
+    with pytest.raises(KitError, match="not finite"):
+        asyncio.run(monitor.train(broken))
+    assert "Ended by an error" in monitor.board.value

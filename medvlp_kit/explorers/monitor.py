@@ -1,16 +1,17 @@
 """Watch a run while it trains: losses, gradients, probes; and stop it so that what it has learned is kept.
 
-    with explorers.training_monitor() as monitor:
-        run = pretrain("kad", phantoms, on_log=monitor.log, probe=..., should_stop=monitor.should_stop)
+    monitor = explorers.training_monitor(probes=["recall@5"])
+    run = await monitor.train(pretrain, "kad", phantoms, probe=...)
 
-The button works while the cell runs, because JupyterLab 4.4 and ipykernel 7 hand the messages of widgets to a thread of
-their own. In older ones, interrupt the kernel: a run with a folder keeps its last step.
+Training happens on a thread of its own while the cell waits, so that the button is heard: ipykernel hands messages of
+widgets to a cell that waits, not to one that computes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import KitError
@@ -64,7 +65,7 @@ def training_page(
 
 
 class Monitor:
-    """A page that grows with the history. `log` and `should_stop` are for `pretrain`; as a context it shows itself.
+    """A page that grows with the history.
 
     losses, probes: columns that belong in those charts, where their names do not say so
     """
@@ -109,25 +110,29 @@ class Monitor:
         self.button.disabled = True
         self.draw()
 
-    def show(self) -> None:
-        from IPython.display import display
+    async def train(self, pretrain: Callable, *arguments, **options):
+        """Show the page, run `pretrain(*arguments, **options)` on a thread, and return what it returns.
 
-        display(self.widget)
-
-    def __enter__(self) -> Monitor:
-        self.show()
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
+        `pretrain` takes on_log= and should_stop=, as the kit's does. Interrupting the kernel stops the run as well.
+        """
         from IPython.display import display
 
         from ..figures import Picture
 
-        self.button.disabled = True
-        ended = f"Ended by {kind.__name__}." if kind else "Stopped by the button; kept." if self.stopped else "Finished."
-        self.draw(ended)
-        told = "The run as it ended when this page was made."
-        display(Picture(markup.static_copy(self.title, told, self.board.value), f"Explorer: {self.title}"))
+        display(self.widget)
+        ended = "Ended by an error."
+        try:
+            run = await asyncio.to_thread(pretrain, *arguments, on_log=self.log, should_stop=self.should_stop, **options)
+            ended = "Stopped by the button; kept." if self.stopped else "Finished."
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            self.stopped, ended = True, "Interrupted."  # the thread ends after its step
+            raise
+        finally:
+            self.button.disabled = True
+            self.draw(ended)
+            told = "The run as it ended when this page was made."
+            display(Picture(markup.static_copy(self.title, told, self.board.value), f"Explorer: {self.title}"))
+        return run
 
 
 def training_monitor(*, losses: Sequence[str] = (), probes: Sequence[str] = ()) -> Monitor:
