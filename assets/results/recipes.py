@@ -1,5 +1,7 @@
 """Pretrain every recipe at the laptop budget and keep its results: python assets/results/recipes.py [NAME ...]
 
+    python assets/results/recipes.py --readme      # renew the table in README.md
+
 Each recipe gets the same phantoms, steps and seed, with the budget's learning rate. Rows go to recipes.csv beside this
 file as they are finished; a recipe that has a row is passed over, so that the work can be stopped, continued, and
 shared out over several processes by name. Runs are kept under runs/recipes. Systems that rank by fusing every pair are
@@ -22,6 +24,7 @@ from medvlp_kit.phantoms import Phantoms
 from medvlp_kit.pretrain import pretrain
 
 HERE = Path(__file__).resolve().parent
+README, MARKS = HERE.parents[1] / "README.md", ("<!-- recipes.csv -->", "<!-- end -->")
 TABLE = HERE / "recipes.csv"
 RUNS = HERE.parents[1] / "runs" / "recipes"
 SEED, FEWER = 0, 200
@@ -50,7 +53,33 @@ def examined(name: str) -> dict:
     return row
 
 
+def markdown() -> str:
+    """The results as README.md shows them, best zero-shot AUROC first; "(c)" is the control's value."""
+    names = ("recipe", "objectives", "fusion", "AUROC (95 %)", "recall@5", "pointing game (c)", "side swap")
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    for row in table().sort_values("AUROC", ascending=False).to_dict("records"):
+        cells = [
+            recipes.get(row["recipe"]).title, row["objectives"], row["fusion"].replace("_", " "),
+            f"{row['AUROC']:.2f} ({row['AUROC low']:.2f}–{row['AUROC high']:.2f})", f"{row['recall@5']:.2f}",
+            f"{row['pointing game']:.2f} ({row['pointing game control']:.2f})", f"{row['side swap']:.2f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    missing = [recipes.get(name).title for name in recipes.names() if name not in set(table()["recipe"])]
+    if missing:
+        lines += ["", f"Not run to the end yet: {', '.join(missing)}."]
+    return "\n".join(lines)
+
+
+def renew_readme() -> None:
+    text = README.read_text()
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1], 1)[1]
+    write_text(README, f"{before}{MARKS[0]}\n\n{markdown()}\n\n{MARKS[1]}{after}")
+
+
 def main() -> None:
+    if sys.argv[1:] == ["--readme"]:
+        return renew_readme()
     wanted = sys.argv[1:] or recipes.names()
     for name in wanted:
         recipes.get(name)  # a wrong name is said before an hour has passed
