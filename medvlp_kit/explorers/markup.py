@@ -194,7 +194,9 @@ class _Frame:
             y = self.y(value)
             self.parts.append(f'<path d="M{self.left} {y:.1f}H{self.width - self.right}" stroke="#e4e4e4"/>')
             self.text(self.left - 5, y + 4, f"{value:.3g}", anchor="end")
-        for value in np.linspace(*self.across, 4):
+        low, high = self.across
+        whole = float(low).is_integer() and float(high).is_integer() and 1 <= high - low <= 12
+        for value in np.arange(low, high + 1) if whole else np.linspace(low, high, 4):
             self.text(self.x(value), self.height - self.bottom + 15, f"{value:.3g}", anchor="middle")
         self.text((self.left + self.width) / 2, self.height - 6, x_label, anchor="middle")
         self.parts.append(
