@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 BUDGETS = ("tiny", "laptop", "gpu")
 # Lessons that a checkout must hold; a test fails when one is missing. Add the name together with the lesson.
 EXPECTED: tuple[str, ...] = (
-    "00_tour", "01_phantoms_and_reports", "02_real_studies", "04_image_encoders_cnn", "05_image_encoders_vit",
-    "06_text_encoders", "07_fusion", "08_global_contrastive",
+    "00_tour", "01_phantoms_and_reports", "02_real_studies", "03_augmentation", "04_image_encoders_cnn",
+    "05_image_encoders_vit", "06_text_encoders", "07_fusion", "08_global_contrastive", "09_local_contrastive",
+    "10_false_negatives", "11_masked_prediction", "12_matching", "13_captioning", "14_hybrid", "15_pretraining_on_a_gpu",
+    "16_zero_shot", "17_transfer", "18_retrieval", "19_grounding",
 )  # fmt: skip
 LONGEST_CELL = 40  # lines
 SECTIONS = (
