@@ -160,23 +160,24 @@ def test_the_model_sees_no_hidden_pixel(masked, phantoms):
 def test_masking_fills_the_gaps_and_says_what_the_image_was_worth(masked, phantoms):
     view = Masking(masked, phantoms)
     asked = dict(study=1, image_ratio=0.75, pattern="scattered", text_ratio=0.5, words="all", draw=0)
-    page = view(**asked, picked="")
+    first, page = view(**asked, picked="")
+    assert "…" in first and "in its place" in page
     hidden, drawn, chosen, chances = view.predicted(1, 1, *list(asked.values())[1:])
     assert f"{int(chosen.sum())} pieces hidden" in page and page.count("data-pick") == int(chosen.sum())
     torch.testing.assert_close(chances.sum(-1), torch.ones(len(chances)))
     place = int(torch.nonzero(chosen)[0])
-    assert "In place of" in view(**asked, picked=str(place))
-    assert "0 of" in view(**asked | {"image_ratio": 0.0}, picked="")
+    assert "In place of" in list(view(**asked, picked=str(place)))[-1]
+    assert "0 of" in list(view(**asked | {"image_ratio": 0.0}, picked=""))[-1]
     with pytest.raises(KitError, match="restores nothing"):
         Masking(pretrain("clip", Phantoms(32), budget=SIZE, progress=False), phantoms)
 
 
 def test_a_masked_part_of_a_hybrid_is_found(phantoms):
     run = pretrain("m3ae", Phantoms(32), budget=SIZE, progress=False)
-    page = Masking(run, phantoms)(
+    pages = Masking(run, phantoms)(
         study=0, image_ratio=0.5, pattern="one block", text_ratio=0.5, words="medical", draw=1, picked=""
     )  # fmt: skip
-    assert "patches hidden" in page
+    assert "patches hidden" in list(pages)[-1]
 
 
 # embeddings

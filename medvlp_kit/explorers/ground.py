@@ -58,9 +58,11 @@ class Grounding:
             name: embedded(model, self.tokenizer, normal_statements(), length=self.length) for name, model in self.models.items()
         }
         self.image = lru_cache(maxsize=8)(lambda study: collection.images([study], size=self.size))
+        self.regions = lru_cache(maxsize=32)(lambda study: collection.regions(study, size=self.size))
         self.map = lru_cache(maxsize=256)(self._map)
+        self.asked = lru_cache(maxsize=64)(self._asked)
 
-    def asked(self, name: str, phrase: str) -> Asked:
+    def _asked(self, name: str, phrase: str) -> Asked:
         encode = self.tokenizer.encode
         return Asked(
             sentences=(phrase,), tokens=encode([phrase], length=self.length),
@@ -81,7 +83,7 @@ class Grounding:
             raise KitError("no phrase: click a word of the report, or type one")
         if not 0 <= study < len(self.collection):
             raise KitError(f"study {study}: there are 0 to {len(self.collection) - 1}")
-        meant = regions_meant(phrase, self.collection.regions(study, size=self.size))
+        meant = regions_meant(phrase, self.regions(study))
         yield self.page(study, phrase, meant, whole=False)
         yield self.page(study, phrase, meant, whole=True)
 

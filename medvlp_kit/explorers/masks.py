@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ..errors import KitError, unknown
 from ..model import ForwardPass
 from ..objectives.masked_image import VisiblePart, patchify, unpatchify
 from ..objectives.masked_text import ALWAYS_MASK, TextMasking
+from ..objectives.vocabulary import Vocabulary
 from ..study import Batch, Collection
 from . import markup
 
@@ -65,6 +67,8 @@ class Masking:
         if not restoring:
             raise KitError(f"the recipe {run.recipe.name!r} restores nothing that is hidden: take mrm or m3ae, or load_masked()")
         self.objective = restoring[0]
+        self.vocabulary = Vocabulary(run.model.text_encoder.vocabulary_size, words=None)
+        self.vocabulary.read(run.tokenizer)
         self.run, self.collection = run, collection
         self.batch = lru_cache(maxsize=16)(self._batch)
         self.predicted = lru_cache(maxsize=32)(self._predicted)
@@ -86,7 +90,7 @@ class Masking:
         grid = tuple(size // model.image_encoder.stride for size in images.shape[-2:])
         hidden = hidden_patches(grid, ratio=image_ratio, pattern=pattern, draw=draw)
         masking = TextMasking(model.text_encoder.vocabulary_size, ratio=text_ratio, unit="word", which=words, rule=ALWAYS_MASK)
-        masking.vocabulary.read(run.tokenizer)
+        masking.vocabulary = self.vocabulary  # read once
         masked = masking(batch.tokens, generator=torch.Generator().manual_seed(draw))
         shown = Batch(batch.indices, self.batch(seen).views, batch.texts, batch.sentences, batch.labels, batch.label_names)
         forward_pass = ForwardPass(model, shown)
@@ -100,24 +104,25 @@ class Masking:
 
     def __call__(
         self, *, study: int, image_ratio: float, pattern: str, text_ratio: float, words: str, draw: int, picked: str
-    ) -> str:
-        """HTML: the picture, what is left of it and what is drawn; the report with its gaps filled."""
+    ) -> Iterator[str]:
+        """HTML: the picture, what is left of it and what is drawn; the report with its gaps filled. At last, what the image
+        was worth to the words."""
         asked = (image_ratio, pattern, text_ratio, words, draw)
         hidden, drawn, chosen, chances = self.predicted(study, study, *asked)
         other = (study + 1) % len(self.collection)
         ids = self.batch(study).tokens.ids[0]
         pictures = self.pictures(study, hidden, drawn)
         report = self.report(ids, chosen, chances, picked)
-        cost = self.cost(ids, chosen, chances)
+        if not chosen.any():
+            yield pictures + report
+            return
+        right = float((chances.argmax(-1) == ids)[chosen].float().mean())
+        told = f"{int(chosen.sum())} pieces hidden, {right:.0%} found. "
+        told += f"Cost of a piece: {self.cost(ids, chosen, chances):.2f} nats with this image, "
+        yield pictures + report + markup.note(f"{told}…")
         _, _, _, without = self.predicted(study, other, *asked)
-        told = ""
-        if chosen.any():
-            right = float((chances.argmax(-1) == ids)[chosen].float().mean())
-            told = markup.note(
-                f"{int(chosen.sum())} pieces hidden, {right:.0%} found. Cost of a piece: {cost:.2f} nats with this image, "
-                f"{self.cost(ids, chosen, without):.2f} with the image of study {other} in its place."
-            )
-        return pictures + report + told
+        told += f"{self.cost(ids, chosen, without):.2f} with the image of study {other} in its place."
+        yield pictures + report + markup.note(told)
 
     @staticmethod
     def cost(ids: Tensor, chosen: Tensor, chances: Tensor) -> float:
