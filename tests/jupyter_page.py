@@ -111,6 +111,7 @@ class NotebookPage:
 
     def until(self, explorer, holds, *, seconds: float = 20) -> str:
         """The explorer's text as soon as `holds(text)`; AssertionError with the text when it never does."""
+        explorer.wait_for(timeout=1_000 * max(seconds, 60))  # its cell may not have run yet
         end, text = time.monotonic() + seconds, ""
         while time.monotonic() < end:
             text = explorer.inner_text()
