@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..budget import Budget
 from ..budget import budget as budget_of
-from ..downstream.encode import device_of, encode_texts, evaluating, held_out, text_to
+from ..downstream.encode import encode_texts, held_out, mean_embedding
 from ..downstream.grounding import Cases, contribution_map, similarity_map
 from ..downstream.prompts import normal_statements
 from ..errors import KitError
@@ -120,14 +119,18 @@ class Gallery:
 
     def _read(self, model: nn.Module) -> Asked:
         length = self.budget.text_length
-        means = {case: _mean_embedding(model, self.tokenizer, texts, length) for case, texts in self.wordings.items()}
+
+        def mean(texts: list[str]) -> Tensor:
+            return mean_embedding(model, encode_texts(model, self.tokenizer, texts, length=length))
+
+        means = {case: mean(texts) for case, texts in self.wordings.items()}
         normal = normal_statements()
         sentences = tuple(self.wordings[case][0] for case in self.questions)
         return Asked(
             sentences=sentences, tokens=self.tokenizer.encode(list(sentences), length=length),
             normal=self.tokenizer.encode(normal[:1], length=length),
             text=torch.stack([means[case] for case in self.questions]),
-            against=_mean_embedding(model, self.tokenizer, normal, length)[None],
+            against=mean(normal)[None],
         )  # fmt: skip
 
     def maps(
@@ -163,11 +166,3 @@ class Gallery:
         if len(np.unique(values)) < 2:
             raise KitError(f"all cases share one {differ}, so there is no other to shuffle with: take more studies")
         return np.array([generator.choice(np.flatnonzero(values != value)) for value in values])
-
-
-def _mean_embedding(model: nn.Module, tokenizer: Tokenizer, texts: list[str], length: int) -> Tensor:
-    """The renormalised mean of the unit embeddings of some texts, (D,)."""
-    features = text_to(encode_texts(model, tokenizer, texts, length=length), device_of(model))
-    with evaluating(model):
-        mean = model.embed_text(features).mean(0)
-    return F.normalize(mean, dim=0).float().cpu().clone()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..budget import Budget
@@ -129,6 +130,13 @@ def similarity(model, image: ImageFeatures, text: TextFeatures, *, chunk: int = 
             part = image_to(images_at(image, slice(start, start + chunk)), device)
             rows.append(model.similarity(part, text).float().cpu())
     return torch.cat(rows)  # (N, M)
+
+
+def mean_embedding(model, text: TextFeatures) -> Tensor:
+    """The renormalised mean of the unit embeddings of some texts, such as the wordings of one phrase, (D,) on the CPU."""
+    with evaluating(model):
+        mean = model.embed_text(text_to(text, device_of(model))).mean(0)
+    return F.normalize(mean, dim=0).float().cpu().clone()
 
 
 def image_to(image: ImageFeatures, device) -> ImageFeatures:

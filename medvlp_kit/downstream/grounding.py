@@ -20,7 +20,7 @@ from ..encoders.features import ImageFeatures
 from ..errors import KitError
 from ..phantoms.scene import FINDINGS, SIDED
 from ..study import Collection, Tokenizer, Tokens
-from .encode import Examination, device_of, evaluating, image_to, images_at, text_to
+from .encode import Examination, device_of, evaluating, image_to, images_at, mean_embedding
 from .intervals import bootstrap_mean
 from .prompts import normal_statements, phrases, wording
 from .result import Estimate, Result
@@ -217,8 +217,8 @@ def phrase_maps(
 
     order: whose phrase each case gets (K,), its own when None; a permutation is the control of shuffled phrases.
     """
-    means = {case: _mean_embedding(exam, texts) for case, texts in cases.wordings(kind).items()}
-    normal = _mean_embedding(exam, normal_statements())[None]  # (1, D)
+    means = {case: mean_embedding(exam.model, exam.prompts(texts)) for case, texts in cases.wordings(kind).items()}
+    normal = mean_embedding(exam.model, exam.prompts(normal_statements()))[None]  # (1, D)
     names = list(zip(cases.labels, cases.sides))
     embedded = torch.stack([means[names[k]] for k in (range(len(cases)) if order is None else order)])  # (K, D)
 
@@ -298,12 +298,3 @@ def ground(
             "resampled"
         ),
     )  # fmt: skip
-
-
-def _mean_embedding(exam: Examination, texts: Sequence[str]) -> Tensor:
-    """The renormalised mean of the unit embeddings of some texts, (D,)."""
-    device = device_of(exam.model)
-    features = text_to(exam.prompts(texts), device)
-    with evaluating(exam.model):
-        mean = exam.model.embed_text(features).mean(0)
-    return F.normalize(mean, dim=0).float().cpu()

@@ -210,13 +210,10 @@ class Attention:
         """Words in a line, shaded by their shares, to be picked where they can ask."""
         top, made = max([share.get(name, 0.0) for name in names] or [0.0]) or 1.0, []
         for name, word in names.items():
-            shade = ""
             if name in share:
-                colour = markup.coloured([[share[name] / top]], scale=(0.0, 1.0))[0, 0]
-                ink = "black" if colour @ [0.299, 0.587, 0.114] > 140 else "white"
-                shade = f"background:rgb({','.join(str(int(c)) for c in colour)});color:{ink};"
-            title = f"{share[name]:.3f}" if name in share else "not read by this layer"
-            chip = f'<span title="{title}" style="{shade}padding:0 0.25em;border-radius:2px">{html.escape(word)}</span>'
+                chip = markup.shaded(html.escape(word), share[name], scale=(0.0, top), title=f"{share[name]:.3f}")
+            else:
+                chip = f'<span title="not read by this layer" style="padding:0 0.25em">{html.escape(word)}</span>'
             made.append(markup.pickable(chip, name, chosen=name == query) if name in source.queries else chip)
         return f'<p style="line-height:1.9;margin:0.2em 0">{" ".join(made)}</p>'
 

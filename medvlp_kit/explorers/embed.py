@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ..downstream.encode import encode_collection
+from ..downstream.retrieval import recall_at_k
 from ..errors import KitError, unknown
+from ..objectives.diagnostics import modality_gap
 from ..study import Collection
 from . import markup
 
@@ -42,12 +44,9 @@ def alignment_numbers(image: Tensor, text: Tensor, *, most: int = 2_000) -> dict
     The first `most` studies count, because recall depends on the size of the gallery.
     """
     image, text = image[:most].double(), text[:most].double()
-    scores = text @ image.T
-    own = scores.diagonal()[:, None]
-    ahead = (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2  # a tie counts half
     return {
-        "gap": float((image.mean(0) - text.mean(0)).norm()), "cosine of pairs": float(own.mean()),
-        "recall@5": float((ahead < 5).double().mean()),
+        "gap": float(modality_gap(image, text)), "cosine of pairs": float((image * text).sum(-1).mean()),
+        "recall@5": recall_at_k(text @ image.T, ks=(5,))[5],
     }  # fmt: skip
 
 

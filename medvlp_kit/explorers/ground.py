@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..attribution import KINDS, Asked, word_occlusion, words
-from ..downstream.encode import encode_texts, evaluating, randomised
+from ..downstream.encode import encode_texts, mean_embedding, randomised
 from ..downstream.grounding import contrast_to_noise, pointing_game, rescaled
 from ..downstream.prompts import normal_statements
 from ..errors import KitError
@@ -39,14 +39,6 @@ def regions_meant(phrase: str, regions: tuple[Region, ...]) -> tuple[Region, ...
     )  # fmt: skip
 
 
-def embedded(model, tokenizer, texts: list[str], *, length: int) -> torch.Tensor:
-    """The renormalised mean of the texts' unit embeddings, (1, D)."""
-    features = encode_texts(model, tokenizer, texts, length=length)
-    with evaluating(model):
-        mean = model.embed_text(features).mean(0, keepdim=True)
-    return torch.nn.functional.normalize(mean, dim=-1).float()
-
-
 class Grounding:
     """The pure function; the control is a copy of the model with weights drawn anew."""
 
@@ -54,20 +46,23 @@ class Grounding:
         self.collection, self.tokenizer, self.length = collection, run.tokenizer, run.budget.text_length
         self.size = run.budget.image_size
         self.models = {"the model": run.model, "untrained weights": randomised(run.model)}
-        self.against = {
-            name: embedded(model, self.tokenizer, normal_statements(), length=self.length) for name, model in self.models.items()
-        }
+        self.against = {name: self.embedded(name, normal_statements()) for name in self.models}
         self.image = lru_cache(maxsize=8)(lambda study: collection.images([study], size=self.size))
         self.regions = lru_cache(maxsize=32)(lambda study: collection.regions(study, size=self.size))
         self.map = lru_cache(maxsize=256)(self._map)
         self.asked = lru_cache(maxsize=64)(self._asked)
+
+    def embedded(self, name: str, texts: list[str]) -> torch.Tensor:
+        """The mean embedding of some texts, (1, D), as the model or its control reads them."""
+        model = self.models[name]
+        return mean_embedding(model, encode_texts(model, self.tokenizer, texts, length=self.length))[None]
 
     def _asked(self, name: str, phrase: str) -> Asked:
         encode = self.tokenizer.encode
         return Asked(
             sentences=(phrase,), tokens=encode([phrase], length=self.length),
             normal=encode(normal_statements()[:1], length=self.length),
-            text=embedded(self.models[name], self.tokenizer, [phrase], length=self.length), against=self.against[name],
+            text=self.embedded(name, [phrase]), against=self.against[name],
         )  # fmt: skip
 
     def _map(self, name: str, kind: str, study: int, phrase: str) -> torch.Tensor:
@@ -139,15 +134,13 @@ class Grounding:
         if len(shares) < 2:
             return markup.note("Of a single word no part can be left out.")
         top = max(abs(value) for _, value in shares) or 1.0
-        marks = []
-        for word, value in shares:
-            colour = markup.coloured([[value]], scale=(-top, top), colours=markup.DIVERGING)[0, 0]
-            ink = "black" if colour @ [0.299, 0.587, 0.114] > 140 else "white"
-            ground = ",".join(str(int(c)) for c in colour)
-            marks.append(
-                f'<span style="background:rgb({ground});color:{ink};padding:0 0.25em;border-radius:2px" '
-                f'title="{value:+.3f}">{html.escape(word)}<sub>{value:+.2f}</sub></span>'
+        marks = [
+            markup.shaded(
+                f"{html.escape(word)}<sub>{value:+.2f}</sub>", value, scale=(-top, top), colours=markup.DIVERGING,
+                title=f"{value:+.3f}",
             )
+            for word, value in shares
+        ]  # fmt: skip
         told = markup.note("Cosine lost when a word of the phrase is left out:")
         return told + f'<p style="line-height:1.9">{" ".join(marks)}</p>'
 

@@ -20,6 +20,7 @@ from ..figures import GREY, PALETTE, SKY, check_alt
 
 OPACITY = 0.5  # of a map over its picture
 DIVERGING, SEQUENTIAL = "PuOr_r", "cividis"  # both told apart with any form of colour blindness
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
 CHART = (520, 220)  # pixels
 DASHES = ("", "6 3", "2 2", "8 3 2 3")  # colour is never the only sign
 
@@ -97,6 +98,14 @@ def pickable(markup: str, value: str, *, chosen: bool = False, tag: str = "span"
         f'<{tag} role="button" tabindex="0" data-pick="{html.escape(str(value))}" aria-pressed="{state}" '
         f'style="cursor:pointer;border-radius:2px;{ring}">{markup}</{tag}>'
     )
+
+
+def shaded(inside: str, value: float, *, scale: tuple[float, float], colours: str = SEQUENTIAL, title: str = "") -> str:
+    """HTML (already escaped) on a ground coloured by a number, in ink that is legible on it."""
+    ground = coloured([[value]], scale=scale, colours=colours)[0, 0]
+    ink = "black" if ground @ LUMINANCE > 140 else "white"
+    look = f"background:rgb({','.join(str(int(c)) for c in ground)});color:{ink};padding:0 0.25em;border-radius:2px"
+    return f'<span title="{html.escape(title)}" style="{look}">{inside}</span>'
 
 
 def row(*parts: str) -> str:

@@ -68,7 +68,7 @@ class Matrix:
         return markup.row(matrix, f'<div style="margin-left:1em;max-width:24em">{self.told(found, row, column)}</div>')
 
     def cell(self, i: int, j: int, value: float, ground: np.ndarray, *, chosen: bool) -> str:
-        ink = "black" if ground @ [0.299, 0.587, 0.114] > 140 else "white"
+        ink = "black" if ground @ markup.LUMINANCE > 140 else "white"
         mark = "≡" if self.false[i, j] else ("●" if i == j else "&nbsp;")
         kind = "true pair" if i == j else "false negative" if self.false[i, j] else "negative"
         inner = (
