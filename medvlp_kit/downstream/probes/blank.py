@@ -10,14 +10,12 @@ import numpy as np
 import torch
 
 from ...budget import Budget
-from ...errors import KitError
 from ...study import Collection, Tokenizer
 from ..classification import pair_means
 from ..encode import Examination, device_of, evaluating, image_to, similarity
 from ..prompts import PromptSet, prompt_set
 from ..result import Estimate, Result
-from .cases import report, verdict
-from .negation import balanced_strata, known_cases
+from .cases import balanced_strata, known_cases, report, verdict
 
 BLANKS = ("black", "grey", "white")
 
@@ -48,8 +46,6 @@ def blank_image(
     """Balanced accuracy of "more evidence than in a blank picture means present"."""
     exam = examination or Examination(model, tokenizer, collection, budget=budget, split=split, seed=seed)
     cases = known_cases(exam)
-    if not cases:
-        raise KitError(f"{exam.collection.name} has no label that is both present and absent, so nothing can be compared")
     names = list(dict.fromkeys(name for _, name, _ in cases))
     prompts, pictures = prompt_set(names, kind=kind), blank_pictures(exam)
     studies, there = np.array([i for i, _, _ in cases]), np.array([present for *_, present in cases])

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from ...errors import KitError
 from ..encode import Examination
 from ..intervals import Intervals, bootstrap_mean
+from ..prompts import NO_FINDING
 from ..result import Estimate, Result
 
 
@@ -78,3 +80,26 @@ def report(
         also=tuple(also), n=len(own), unit=unit, studies=len(set(studies.tolist())), resamples=exam.budget.resamples,
         split=exam.where, seed=seed, table=pd.DataFrame(rows).set_index("finding"), prompts=prompts, rule=rule,
     )  # fmt: skip
+
+
+def known_cases(exam: Examination) -> list[tuple[int, str, bool]]:
+    """(study, finding, whether it is present) for every known label of findings that are there in some and not in all.
+
+    KitError where there is none.
+    """
+    collection = exam.collection
+    labels = collection.labels(range(len(collection))).numpy()  # (N, F)
+    found = []
+    for column, name in enumerate(collection.label_names):
+        values = labels[:, column]
+        if name.casefold() == NO_FINDING.casefold() or not ((values == 1).any() and (values == 0).any()):
+            continue
+        found += [(int(i), name, bool(values[i])) for i in np.flatnonzero(~np.isnan(values))]
+    if not found:
+        raise KitError(f"{collection.name} has no label that is both present and absent, so no statement can be true and false")
+    return found
+
+
+def balanced_strata(cases: list[tuple[int, str, bool]]) -> np.ndarray:
+    """The stratum of each case: its finding, present or absent. A fixed answer to a finding is right in one of the two."""
+    return np.array([f"{name} {there}" for _, name, there in cases])

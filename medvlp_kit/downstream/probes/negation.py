@@ -9,30 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...budget import Budget
-from ...errors import KitError
 from ...study import Collection, Tokenizer
 from ..encode import Examination
-from ..prompts import NO_FINDING, denials, phrases, wording
+from ..prompts import denials, phrases, wording
 from ..result import Result
-from .cases import mean_scores, report, verdict
-
-
-def known_cases(exam: Examination) -> list[tuple[int, str, bool]]:
-    """(study, finding, whether it is present) for every known label of findings that are there in some and not in all."""
-    collection = exam.collection
-    labels = collection.labels(range(len(collection))).numpy()  # (N, F)
-    found = []
-    for column, name in enumerate(collection.label_names):
-        values = labels[:, column]
-        if name.casefold() == NO_FINDING.casefold() or not ((values == 1).any() and (values == 0).any()):
-            continue
-        found += [(int(i), name, bool(values[i])) for i in np.flatnonzero(~np.isnan(values))]
-    return found
-
-
-def balanced_strata(cases: list[tuple[int, str, bool]]) -> np.ndarray:
-    """The stratum of each case: its finding, present or absent. A fixed answer to a finding is right in one of the two."""
-    return np.array([f"{name} {there}" for _, name, there in cases])
+from .cases import balanced_strata, known_cases, mean_scores, report, verdict
 
 
 def negation(
@@ -42,8 +23,6 @@ def negation(
     """P[s(image, true statement) > s(image, its denial)], where the finding is present and where it is absent."""
     exam = examination or Examination(model, tokenizer, collection, budget=budget, split=split, seed=seed)
     cases = known_cases(exam)
-    if not cases:
-        raise KitError(f"{exam.collection.name} has no label that is both present and absent, so negation cannot be probed")
     names = np.array([name for _, name, _ in cases])
     halves = {name: (phrases(name, kind=kind), denials(name, kind=kind)) for name in dict.fromkeys(names.tolist())}
     there = np.array([present for *_, present in cases])
