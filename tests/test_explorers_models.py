@@ -14,10 +14,10 @@ from medvlp_kit.attention_maps import AttentionMap, rollout
 from medvlp_kit.budget import budget
 from medvlp_kit.errors import KitError
 from medvlp_kit.explorers.attend import MEAN, Attention, sources
-from medvlp_kit.explorers.embed import Plane, alignment_numbers
 from medvlp_kit.explorers.ground import Grounding, regions_meant
 from medvlp_kit.explorers.masks import Masking, hidden_patches, part_of
 from medvlp_kit.explorers.monitor import Monitor, groups_of, training_page
+from medvlp_kit.explorers.plane import Plane, alignment_numbers
 from medvlp_kit.explorers.shell import Explorer
 from medvlp_kit.objectives.masked_image import random_masking
 from medvlp_kit.phantoms import Phantoms

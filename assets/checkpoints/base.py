@@ -12,20 +12,26 @@ from medvlp_kit.budget import budget
 from medvlp_kit.downstream.evaluate import evaluate
 from medvlp_kit.phantoms import Phantoms
 from medvlp_kit.pretrain import pretrain
+from medvlp_kit.run_folder import Run
 
 RECIPE, SEED = "kad", 0
 HERE = Path(__file__).resolve().parent
-BASE, RUN = HERE / "base", HERE.parents[1] / "runs" / "recipes" / RECIPE
+BASE, RUNS = HERE / "base", HERE.parents[1] / "runs" / "recipes"
 
 
-def main() -> None:
+def trained(recipe: str) -> Run:
+    """The recipe's run at the laptop budget on phantoms, trained here unless it was before."""
     sizes = budget("laptop")
     train = Phantoms(sizes.train_studies, seed=SEED, split="train")
     described = {"name": "phantoms", "size": len(train), "seed": SEED}
-    run = pretrain(RECIPE, train, budget=sizes, out=RUN, seed=SEED, resume=True, data=described)
+    return pretrain(recipe, train, budget=sizes, out=RUNS / recipe, seed=SEED, resume=True, data=described)
+
+
+def main() -> None:
+    run = trained(RECIPE)
     evaluate(run, out=BASE)
     for name in ("run.json", "tokenizer.json", "history.csv", "model.safetensors"):
-        shutil.copyfile(RUN / name, BASE / name)
+        shutil.copyfile(run.folder / name, BASE / name)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,19 @@ import shutil
 from pathlib import Path
 
 import torch
+from base import trained
 
-from medvlp_kit.budget import budget
 from medvlp_kit.checkpoint import load_tensors, save_tensors
-from medvlp_kit.phantoms import Phantoms
-from medvlp_kit.pretrain import pretrain
 
-RECIPE, SEED = "mrm", 0
-HERE = Path(__file__).resolve().parent
-MASKED, RUN = HERE / "masked", HERE.parents[1] / "runs" / "recipes" / RECIPE
+MASKED = Path(__file__).resolve().parent / "masked"
 
 
 def main() -> None:
-    sizes = budget("laptop")
-    train = Phantoms(sizes.train_studies, seed=SEED, split="train")
-    described = {"name": "phantoms", "size": len(train), "seed": SEED}
-    pretrain(RECIPE, train, budget=sizes, out=RUN, seed=SEED, resume=True, data=described)
+    run = trained("mrm")
     MASKED.mkdir(exist_ok=True)
     for name in ("run.json", "tokenizer.json", "history.csv"):
-        shutil.copyfile(RUN / name, MASKED / name)
-    tensors, metadata = load_tensors(RUN / "model.safetensors")
+        shutil.copyfile(run.folder / name, MASKED / name)
+    tensors, metadata = load_tensors(run.folder / "model.safetensors")
     halved = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}
     save_tensors(MASKED / "model.safetensors", halved, metadata=metadata)
 
