@@ -74,7 +74,8 @@ class NotebookPage:
         self.page = page
         page.goto(f"{address}/lab/tree/{name}?reset")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=120_000)
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator", timeout=120_000)
+        # the status bar names the kernel only once the page talks to it; run before that, JupyterLab asks for a kernel
+        page.wait_for_selector(".jp-StatusBar-TextItem:has-text('| Idle')", timeout=180_000)
         page.keyboard.press("Control+b")  # the side bar takes room
 
     def run_all(self, *, seconds: float = 240) -> None:
@@ -83,15 +84,25 @@ class NotebookPage:
         self.finish(seconds=seconds)
 
     def start(self) -> None:
-        """Run every cell; do not wait."""
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.locator("#jp-mainmenu-run").get_by_text("Run All Cells", exact=True).click()
+        """Run every cell, none of which has run before; do not wait. AssertionError when no cell begins."""
+        for _ in range(3):  # a click on a menu that is drawn anew at that moment is lost
+            self.page.get_by_role("menuitem", name="Run", exact=True).click()
+            self.page.locator("#jp-mainmenu-run").get_by_text("Run All Cells", exact=True).click()
+            for _ in range(20):
+                if any(prompt != "[ ]:" for prompt in self.prompts()):
+                    return
+                time.sleep(0.5)
+        raise AssertionError(f"no cell began to run; the page is in {self.keep('not_begun')}: {self.prompts()}")
+
+    def prompts(self) -> list[str]:
+        """What stands beside each code cell: "[ ]:" before, "[*]:" while it waits or runs, "[3]:" after."""
+        return self.page.eval_on_selector_all(".jp-CodeCell .jp-InputPrompt", "all => all.map(x => x.textContent)")
 
     def finish(self, *, seconds: float = 240) -> None:
         """Wait for the last cell."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            prompts = self.page.eval_on_selector_all(".jp-CodeCell .jp-InputPrompt", "all => all.map(x => x.textContent)")
+            prompts = self.prompts()
             if prompts and all(any(c.isdigit() for c in prompt) for prompt in prompts):
                 break
             assert not self.errors(), self.errors()
@@ -111,7 +122,13 @@ class NotebookPage:
 
     def until(self, explorer, holds, *, seconds: float = 20) -> str:
         """The explorer's text as soon as `holds(text)`; AssertionError with the text when it never does."""
-        explorer.wait_for(timeout=1_000 * max(seconds, 60))  # its cell may not have run yet
+        for _ in range(600):  # its cell may not have run yet
+            assert not self.errors(), self.errors()
+            if explorer.count():
+                break
+            time.sleep(0.5)
+        else:
+            raise AssertionError(f"the explorer never came; the page is in {self.keep('missing')}: {self.prompts()}")
         end, text = time.monotonic() + seconds, ""
         while time.monotonic() < end:
             text = explorer.inner_text()

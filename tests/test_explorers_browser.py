@@ -62,6 +62,8 @@ def lab(chromium, tmp_path_factory):
 
         def opened(name, *cells):
             document = notebook(*cells)
+            for cell in document.cells:
+                cell.execution_count = None
             document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
             nbformat.write(document, folder / f"{name}.ipynb")
             return NotebookPage(browser.new_page(viewport={"width": 1280, "height": 1000}), address, f"{name}.ipynb")
