@@ -11,11 +11,13 @@ from sklearn.metrics import roc_auc_score
 from medvlp_kit.budget import budget
 from medvlp_kit.downstream import intervals
 from medvlp_kit.downstream.classification import auroc, bootstrap_auroc, zero_shot, zero_shot_scores
-from medvlp_kit.downstream.encode import Examination
+from medvlp_kit.downstream.encode import Examination, encode_collection
 from medvlp_kit.downstream.intervals import bootstrap_mean, resample_counts
 from medvlp_kit.downstream.prompts import PromptSet, as_prompt_set, negatives, phrases, prompt_set
 from medvlp_kit.errors import KitError
+from medvlp_kit.phantoms import Phantoms
 from medvlp_kit.phantoms.scene import FINDINGS as CHEST_FINDINGS
+from medvlp_kit.run_folder import load_base
 
 TINY = budget("tiny")
 
@@ -126,8 +128,23 @@ def test_sided_phrases_name_their_side_only():
 
 
 def test_no_finding_is_asked_with_its_sign_the_right_way_round():
-    positive, negative = prompt_set(["No Finding"], kind="plain").pairs["No Finding"]
-    assert any("No abnormality" in s for s in positive) and any("Abnormal" in s for s in negative)
+    positive, negative = prompt_set(["No Finding", "Edema", "Tuberculosis"], kind="plain").pairs["No Finding"]
+    assert "No abnormality." in positive and negative == ("There is edema. There is tuberculosis.",)
+    positive, negative = prompt_set(["No Finding"], language="es").pairs["No Finding"]  # alone: against all ten
+    assert "Los pulmones están limpios." in positive and len(negative) == 1
+    assert all(phrases(finding, language="es")[0] in negative[0] for finding in CHEST_FINDINGS)
+
+
+def test_the_shipped_model_tells_normal_studies_by_the_pair_of_no_finding():
+    run = load_base()
+    studies = Phantoms(200, seed=run.seed, split="test")
+    found = encode_collection(run.model, run.tokenizer, studies, budget=run.budget, text="impression")
+    normal = (found.labels.numpy() == 1).sum(1) == 0
+    assert 0 < normal.sum() < len(normal)
+    for kind in ("lexicon", "held out", "plain"):
+        prompts = prompt_set(["No Finding"], kind=kind)
+        scores = zero_shot_scores(run.model, found.image, prompts, run.tokenizer)[:, 0].numpy()
+        assert auroc(scores, normal.astype(float)) > 0.9, kind
 
 
 def test_own_prompts_are_accepted_and_checked():

@@ -117,6 +117,17 @@ def negatives(finding: str, *, language: str = "en", kind: str = "lexicon") -> l
     return [*denials(finding, limit=len(normal), language=language, kind=kind), *normal]
 
 
+def _no_finding(findings: Iterable[str], *, kind: str, language: str) -> tuple[list[str], list[str]]:
+    """Sentences for "No Finding": a normal study, against one text that states all the other findings at once.
+
+    Neither "There is an abnormality." nor the mean of single findings: normal studies lie amid all findings, and so do
+    that mean and any sentence a model cannot place, so that the two halves of the pair would cancel.
+    """
+    normal = ["No abnormality.", "Normal study."] if kind == "plain" else normal_statements(language=language)
+    others = [finding for finding in findings if finding.casefold() != NO_FINDING.casefold()] or FINDINGS
+    return normal, [" ".join(phrases(finding, language=language, kind=kind)[0] for finding in others)]
+
+
 def prompt_set(findings: Sequence[str], *, kind: str = "lexicon", language: str = "en") -> PromptSet:
     """The pairs for `findings`. kind: "lexicon" (as reports say it), "held out" (as no report says it) or "plain"."""
     pairs = {}
@@ -124,8 +135,7 @@ def prompt_set(findings: Sequence[str], *, kind: str = "lexicon", language: str 
         positive = phrases(finding, language=language, kind=kind)
         negative = negatives(finding, language=language, kind=kind)
         if finding.casefold() == NO_FINDING.casefold():
-            # "There is no finding." against "No no finding." would be nonsense, and would score with the sign reversed.
-            positive, negative = ["No abnormality.", "Normal study."], ["There is an abnormality.", "Abnormal study."]
+            positive, negative = _no_finding(findings, kind=kind, language=language)
         pairs[finding] = (tuple(positive), tuple(negative))
     name = wording(findings, kind)
     return PromptSet(name if language == "en" else f"{name}, {language}", pairs)
