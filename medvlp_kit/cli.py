@@ -238,13 +238,11 @@ def lab(context: typer.Context) -> None:
 def explore(context: typer.Context) -> None:
     """Open the page of explorers alone, without code, in the browser (further arguments go to voila)."""
     import subprocess
-    from importlib.util import find_spec
 
-    if find_spec("voila") is None:
-        raise KitError('this needs Voila: pip install "medvlp-kit[explore]"; or open notebooks/explore.ipynb in JupyterLab')
-    page = _lessons("explore") / "explore.ipynb"
-    command = [sys.executable, "-m", "voila", str(page), "--strip_sources=True", "--Voila.ip=127.0.0.1", *context.args]
-    raise typer.Exit(subprocess.call(command))
+    from .explorers.app import app_command
+
+    command, environment = app_command(_lessons("explore") / "explore.ipynb", context.args)
+    raise typer.Exit(subprocess.call(command, env=environment))
 
 
 def _lessons(command: str) -> Path:

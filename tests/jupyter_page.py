@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,24 +33,36 @@ def settings(folder: Path, *, dark: bool) -> None:
         path.write_text(json.dumps(value))
 
 
+def free_port() -> int:
+    """A port that nobody on this machine uses just now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextmanager
 def jupyterlab(folder: Path, *, dark: bool = False) -> Iterator[str]:
     """JupyterLab on `folder`, on this machine alone; yields its address."""
     settings(folder / ".settings", dark=dark)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
         "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
     ]  # fmt: skip
     surroundings = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings")}
-    with open(folder / "server.log", "w") as log:
-        server = subprocess.Popen(command, env=surroundings, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    with served(command, address, folder / "server.log", surroundings):
+        yield address
+
+
+@contextmanager
+def served(command: list[str], address: str, log: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """A server that answers at `address`, ended afterwards."""
+    with open(log, "w") as written:
+        server = subprocess.Popen(command, env=environment, stdout=written, stderr=written)
         try:
-            address = f"http://127.0.0.1:{port}"
-            _wait_for(address, server, folder / "server.log")
-            yield address
+            _wait_for(address, server, log)
+            yield
         finally:
             server.terminate()
             server.wait(20)
@@ -58,13 +71,15 @@ def jupyterlab(folder: Path, *, dark: bool = False) -> Iterator[str]:
 def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
     for _ in range(240):
         if server.poll() is not None:
-            raise RuntimeError(f"JupyterLab ended at once: {log.read_text()[-2_000:]}")
+            raise RuntimeError(f"the server ended at once: {log.read_text()[-2_000:]}")
         try:
             urllib.request.urlopen(f"{address}/api", timeout=2).close()
             return
+        except urllib.error.HTTPError:  # it answers, only not here
+            return
         except OSError:
             time.sleep(0.5)
-    raise RuntimeError("JupyterLab did not answer within two minutes")
+    raise RuntimeError("the server did not answer within two minutes")
 
 
 class NotebookPage:

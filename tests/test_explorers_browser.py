@@ -10,9 +10,10 @@ import re
 import nbformat
 import pytest
 from build_notebook import notebook
-from jupyter_page import FLAGS, NotebookPage, jupyterlab
+from jupyter_page import FLAGS, NotebookPage, free_port, jupyterlab, served
 
 from medvlp_kit.doctor import find_chromium
+from medvlp_kit.explorers.app import app_command
 
 CELLS = (
     "from medvlp_kit import explorers\nfrom medvlp_kit.phantoms import Phantoms\nfrom medvlp_kit.run_folder import load_base\n"
@@ -52,13 +53,20 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def lab(chromium, tmp_path_factory):
-    """A function that opens a notebook of some cells."""
+def browser(chromium):
     from playwright.sync_api import sync_playwright
 
-    folder = tmp_path_factory.mktemp("lab")
-    with jupyterlab(folder) as address, sync_playwright() as tool:
+    with sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    """A function that opens a notebook of some cells."""
+    folder = tmp_path_factory.mktemp("lab")
+    with jupyterlab(folder) as address:
 
         def opened(name, *cells):
             document = notebook(*cells)
@@ -69,7 +77,6 @@ def lab(chromium, tmp_path_factory):
             return NotebookPage(browser.new_page(viewport={"width": 1280, "height": 1000}), address, f"{name}.ipynb")
 
         yield opened
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +259,25 @@ def test_the_button_stops_a_run_while_its_cell_runs(lab):
     steps, whole = (int(number) for number in re.findall(r"\d+", told))
     assert 0 < steps < whole
     opened.page.close()  # an open page goes on drawing, and slows the others
+
+
+def test_the_app_shows_no_code_and_asks_no_other_host(browser, tmp_path):
+    document = notebook("from medvlp_kit import explorers\nexplorers.phantom_studio().show()")
+    document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(document, tmp_path / "app.ipynb")
+    port = free_port()
+    command, environment = app_command(tmp_path / "app.ipynb", ["--no-browser", f"--port={port}"])
+    with served(command, f"http://127.0.0.1:{port}", tmp_path / "app.log", environment):
+        page, asked = browser.new_page(viewport={"width": 1280, "height": 1000}), []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"http://127.0.0.1:{port}/", timeout=120_000)
+        explorer = page.locator(".medvlp-explorer", has=page.locator("h4", has_text="Phantom studio")).first
+        explorer.wait_for(timeout=180_000)
+        assert not page.get_by_text("import explorers").count()
+        explorer.get_by_label("side").select_option("right")
+        explorer.get_by_text(re.compile(r"Impression: .*right")).wait_for(timeout=20_000)
+        assert not [url for url in asked if not url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:"))]
+        page.close()
 
 
 FRAMES = """() => new Promise(done => {

@@ -110,7 +110,7 @@ def shaded(inside: str, value: float, *, scale: tuple[float, float], colours: st
 
 def row(*parts: str) -> str:
     """Parts side by side, in several lines where there is not room for all."""
-    return f'<div style="display:flex;flex-wrap:wrap;align-items:flex-start">{"".join(parts)}</div>'
+    return f'<div style="display:flex;flex-wrap:wrap;column-gap:10px;align-items:flex-start">{"".join(parts)}</div>'
 
 
 def note(text: str) -> str:
