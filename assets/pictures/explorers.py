@@ -66,7 +66,7 @@ def take(place: Path, names, chromium: str, asked) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with jupyterlab(place, dark=asked.dark) as address, sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = NotebookPage(browser.new_page(viewport={"width": asked.width, "height": 1100}), address, "pictures.ipynb")
+        page = NotebookPage(browser.new_page(viewport={"width": asked.width, "height": 2400}), address, "pictures.ipynb")
         page.run_all(seconds=500)
         for name in names:
             explorer = page.explorer(SHOWN[name][0])

@@ -191,21 +191,31 @@ def histogram(groups: Mapping[str, Sequence[float]], *, bins: int = 24, alt: str
     return frame.figure(alt=alt, caption=caption)
 
 
+def _round_numbers(low: float, high: float, *, most: int) -> list[float]:
+    """Ascending round numbers that span low to high, with at most `most` steps between them."""
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(value) for value in MaxNLocator(most).tick_values(low, high)]
+
+
 class _Frame:
     """A plotting area as SVG: white ground, two axes, a legend above."""
 
     def __init__(self, size: tuple[int, int], across: tuple[float, float], up: tuple[float, float], *, x_label: str, y_label: str):
         self.width, self.height = size
         self.left, self.right, self.top, self.bottom = 64, 24, 24, 38
-        self.across, self.up = across, up if up[1] > up[0] else (up[0], up[0] + 1)
+        levels = _round_numbers(*(up if up[1] > up[0] else (up[0], up[0] + 1)), most=3)
+        self.across, self.up = across, (min(up[0], levels[0]), max(up[1], levels[-1]))
         self.parts, self.legend = [f'<rect width="{self.width}" height="{self.height}" rx="4" fill="white"/>'], self.left
-        for value in np.linspace(*self.up, 3):
+        for value in levels:
             y = self.y(value)
             self.parts.append(f'<path d="M{self.left} {y:.1f}H{self.width - self.right}" stroke="#e4e4e4"/>')
             self.text(self.left - 5, y + 4, f"{value:.3g}", anchor="end")
-        low, high = self.across
+        low, high = across
         whole = float(low).is_integer() and float(high).is_integer() and 1 <= high - low <= 12
-        for value in np.arange(low, high + 1) if whole else np.linspace(low, high, 4):
+        for value in np.arange(low, high + 1) if whole else _round_numbers(low, high, most=5):
+            if not low <= value <= high:
+                continue
             self.text(self.x(value), self.height - self.bottom + 15, f"{value:.3g}", anchor="middle")
         self.text((self.left + self.width) / 2, self.height - 6, x_label, anchor="middle")
         self.parts.append(
