@@ -79,6 +79,15 @@ def test_charts_refuse_nothing_and_skip_nan():
     assert "img" in markup.histogram({"a": [1.0, 1.0], "b": [1.0]}, alt=ALT)
 
 
+@pytest.mark.parametrize("ends", [(-0.0449, 1.42), (0.0, 0.222), (12.0, 13_000.0), (1e-5, 3e-5)])
+def test_axes_carry_round_numbers_that_hold_every_point(ends):
+    made = markup.lines({"a": ([0.0, 0.37], ends)}, alt=ALT)
+    drawn = base64.b64decode(re.search(r"base64,([^\"]+)", made)[1]).decode()
+    levels = [float(text) for text in re.findall(r'text-anchor="end"[^>]*>([^<]+)<', drawn)]
+    assert levels == sorted(levels) and levels[0] <= ends[0] and levels[-1] >= ends[1] and 2 <= len(levels) <= 5
+    assert all(len(f"{level:.6g}") <= 7 for level in levels)
+
+
 # shell
 
 

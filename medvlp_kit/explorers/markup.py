@@ -210,13 +210,13 @@ class _Frame:
         for value in levels:
             y = self.y(value)
             self.parts.append(f'<path d="M{self.left} {y:.1f}H{self.width - self.right}" stroke="#e4e4e4"/>')
-            self.text(self.left - 5, y + 4, f"{value:.3g}", anchor="end")
+            self.text(self.left - 5, y + 4, f"{value:.6g}", anchor="end")
         low, high = across
         whole = float(low).is_integer() and float(high).is_integer() and 1 <= high - low <= 12
         for value in np.arange(low, high + 1) if whole else _round_numbers(low, high, most=5):
             if not low <= value <= high:
                 continue
-            self.text(self.x(value), self.height - self.bottom + 15, f"{value:.3g}", anchor="middle")
+            self.text(self.x(value), self.height - self.bottom + 15, f"{value:.6g}", anchor="middle")
         self.text((self.left + self.width) / 2, self.height - 6, x_label, anchor="middle")
         self.parts.append(
             f'<text transform="translate(13 {(self.top + self.height - self.bottom) / 2:.0f}) rotate(-90)" '
