@@ -22,7 +22,7 @@ lab: $(INSTALLED)  ## open JupyterLab on the lessons
 
 test: $(INSTALLED)  ## run every test (at most 20 minutes on two cores)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
-		$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 15
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --durations 15
 
 bench: $(INSTALLED)  ## measure speed against the textbook forms
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -p no:xdist -s --timeout 1200
