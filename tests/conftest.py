@@ -21,10 +21,12 @@ forbid_network()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """For parallel runs: the tests of a file share its fixtures, so one worker takes them all; lessons share nothing.
+    """For `--dist loadscope`: the tests of a file share its fixtures, so one worker takes them all; lessons share nothing.
 
     The marker `xdist_group` would say so too, but pytest-xdist 3.8 loses it under pytest 9.2.
     """
+    if config.getvalue("dist") != "loadscope":
+        return None
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):

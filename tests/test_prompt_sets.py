@@ -7,16 +7,18 @@ from planted import FINDINGS, Oracle, Planted, Words
 from sklearn.metrics import balanced_accuracy_score
 
 from medvlp_kit.budget import budget
-from medvlp_kit.downstream.classification import zero_shot, zero_shot_scores
-from medvlp_kit.downstream.encode import Examination
+from medvlp_kit.downstream.classification import auroc, zero_shot, zero_shot_scores
+from medvlp_kit.downstream.encode import Examination, encode_collection
 from medvlp_kit.downstream.intervals import resample_counts
 from medvlp_kit.downstream.multi_class import bootstrap_balanced_accuracy, class_scores, multi_class, single_finding
 from medvlp_kit.downstream.prompt_sets import located_phrases, located_prompt_set, sample_prompt_sets, wordings
 from medvlp_kit.downstream.prompt_spread import prompt_spread, spread_scores
-from medvlp_kit.downstream.prompts import PromptSet, negatives, phrases
+from medvlp_kit.downstream.prompts import PromptSet, negatives, phrases, plain_name
 from medvlp_kit.errors import KitError
+from medvlp_kit.phantoms import Phantoms
 from medvlp_kit.phantoms.report import prompts as report_prompts
 from medvlp_kit.phantoms.scene import FINDINGS as CHEST_FINDINGS
+from medvlp_kit.run_folder import load_base
 
 TINY = budget("tiny")
 
@@ -97,9 +99,22 @@ def test_no_denial_holds_an_article_after_its_no():
 
 
 def test_no_finding_is_asked_the_right_way_round():
-    (one,) = sample_prompt_sets(["No Finding"], count=1, denial="normal", templates=3)
+    (one,) = sample_prompt_sets(["No Finding"], count=1, denial="normal", templates=100)
     positive, negative = one.pairs["No Finding"]
-    assert "Normal study." in positive and "Abnormal study." in negative
+    assert "Normal study." in positive and len(negative) > 1
+    assert all(plain_name(finding) in text.lower() for text in negative for finding in CHEST_FINDINGS)
+
+
+def test_every_wording_of_no_finding_tells_the_normal_studies():
+    """Sentences about "an abnormality" would not: the model cannot place them, and normal studies lie in the middle."""
+    run = load_base()
+    found = encode_collection(
+        run.model, run.tokenizer, Phantoms(200, seed=run.seed, split="test"), budget=run.budget, text="impression"
+    )
+    normal = ((found.labels.numpy() == 1).sum(1) == 0).astype(float)
+    for prompts in sample_prompt_sets(["No Finding"], count=10):
+        scores = zero_shot_scores(run.model, found.image, prompts, run.tokenizer)[:, 0].numpy()
+        assert auroc(scores, normal) > 0.9, prompts
 
 
 @pytest.mark.parametrize("kind", ["lexicon", "held out", "plain"])

@@ -15,7 +15,18 @@ import numpy as np
 
 from ..errors import KitError, unknown
 from ..phantoms.scene import FINDINGS, SEVERITIES, SIDED, SIDES, ZONED, ZONES
-from .prompts import KINDS, NO_FINDING, PromptSet, negatives, normal_statements, phrases, plain_name, wording
+from .prompts import (
+    KINDS,
+    NO_FINDING,
+    NORMAL,
+    PromptSet,
+    all_at_once,
+    negatives,
+    normal_statements,
+    phrases,
+    plain_name,
+    wording,
+)
 
 ARTICLE = re.compile("^(an?|una?) ")  # "no an abnormally wide mediastinum" is no English
 DENIALS = ("named", "normal", "either")
@@ -43,11 +54,9 @@ class Wordings:
 def wordings(finding: str, *, held_out: bool = True, language: str = "en") -> Wordings:
     """All names and frames the kit has for `finding`; `held_out` adds those that no report of the phantoms uses."""
     if finding.casefold() == NO_FINDING.casefold():  # its presence is an absence
-        return Wordings(
-            ("no abnormality",),
-            (("No abnormality.", "Normal study.", "There is no abnormality."),),
-            (("There is an abnormality.", "Abnormal study.", "An abnormality is seen."),),
-        )
+        names = [plain_name(other) for other in FINDINGS]
+        denied = tuple(all_at_once(_sentence(frame, name) for name in names) for frame in AFFIRMING)
+        return Wordings(("no abnormality",), ((*NORMAL, *normal_statements(language=language)),), (denied,))
     if finding not in FINDINGS:
         name = plain_name(finding)
         return Wordings(

@@ -15,6 +15,7 @@ from ..errors import KitError, unknown
 from ..phantoms.scene import FINDINGS
 
 NO_FINDING = "No Finding"  # a label of several public sets; its presence is an absence, so its pair is turned round
+NORMAL = ("No abnormality.", "Normal study.")  # plain words for its presence, of any organ
 KINDS = ("lexicon", "held out", "plain")
 
 
@@ -117,15 +118,20 @@ def negatives(finding: str, *, language: str = "en", kind: str = "lexicon") -> l
     return [*denials(finding, limit=len(normal), language=language, kind=kind), *normal]
 
 
-def _no_finding(findings: Iterable[str], *, kind: str, language: str) -> tuple[list[str], list[str]]:
-    """Sentences for "No Finding": a normal study, against one text that states all the other findings at once.
+def all_at_once(sentences: Iterable[str]) -> str:
+    """One text of several statements: what denies "No Finding" when they affirm the other findings.
 
-    Neither "There is an abnormality." nor the mean of single findings: normal studies lie amid all findings, and so do
-    that mean and any sentence a model cannot place, so that the two halves of the pair would cancel.
+    Neither "There is an abnormality." nor the mean of single findings does: normal studies lie amid all findings, and so
+    do that mean and any sentence a model cannot place, so that the two halves of the pair would cancel (lesson 16).
     """
-    normal = ["No abnormality.", "Normal study."] if kind == "plain" else normal_statements(language=language)
+    return " ".join(sentences)
+
+
+def _no_finding(findings: Iterable[str], *, kind: str, language: str) -> tuple[list[str], list[str]]:
+    """The pair for "No Finding": statements of a normal study, against one of all the other findings."""
     others = [finding for finding in findings if finding.casefold() != NO_FINDING.casefold()] or FINDINGS
-    return normal, [" ".join(phrases(finding, language=language, kind=kind)[0] for finding in others)]
+    normal = list(NORMAL) if kind == "plain" else normal_statements(language=language)
+    return normal, [all_at_once(phrases(finding, language=language, kind=kind)[0] for finding in others)]
 
 
 def prompt_set(findings: Sequence[str], *, kind: str = "lexicon", language: str = "en") -> PromptSet:

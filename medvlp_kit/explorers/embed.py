@@ -49,7 +49,8 @@ def embedding_explorer(
         data=table, x="x", y="y", color_by=colour, color_map=list(plane.tints(colour).values()), height=height, width="auto",
         background_color="white", size=4 if plane.count <= LARGE else 2, axes=False, legend=True,
     )  # fmt: skip
-    scatter.options(transition_points_duration=400)
+    # of very many points the outlines are not seen, and square ones without blending are drawn several times as fast
+    scatter.options(transition_points_duration=400, regl_scatterplot_options={"performanceMode": plane.count > LARGE})
     explorers: list[Explorer] = []
     drawn = {"plane": (names[-1], projection), "colour": colour, "pairs": False}
 

@@ -213,9 +213,8 @@ class _Frame:
             self.text(self.left - 5, y + 4, f"{value:.6g}", anchor="end")
         low, high = across
         whole = float(low).is_integer() and float(high).is_integer() and 1 <= high - low <= 12
-        for value in np.arange(low, high + 1) if whole else _round_numbers(low, high, most=5):
-            if not low <= value <= high:
-                continue
+        places = np.arange(low, high + 1) if whole else _round_numbers(low, high, most=5)
+        for value in (place for place in places if low <= place <= high):
             self.text(self.x(value), self.height - self.bottom + 15, f"{value:.6g}", anchor="middle")
         self.text((self.left + self.width) / 2, self.height - 6, x_label, anchor="middle")
         self.parts.append(
