@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from medvlp_kit import datasets
-from medvlp_kit.datasets import miniature
+from medvlp_kit.datasets import miniature, miniature_files
 from medvlp_kit.datasets.check import check, check_root, guess_layout
 from medvlp_kit.datasets.image_reading import fit, read_image
 from medvlp_kit.datasets.look import HASH_SIDE, IDENTIFYING_TAGS, difference_hash, near_pairs
@@ -128,9 +128,9 @@ def test_each_identifying_tag_is_seen_and_emptied_ones_are_not(tmp_path):
         if name in ("PhysiciansOfRecord", "MedicalRecordLocator"):
             continue
         tag = {name: values.get(name, "X")}
-        miniature._write_dicom(tmp_path / f"{name}.dcm", pixels, ExplicitVRLittleEndian, **tag)
+        miniature_files.write_dicom(tmp_path / f"{name}.dcm", pixels, ExplicitVRLittleEndian, **tag)
     empty = {"PatientName": "Anonymized", "PatientID": "", "AccessionNumber": "removed"}
-    miniature._write_dicom(tmp_path / "clean.dcm", pixels, ExplicitVRLittleEndian, **empty)
+    miniature_files.write_dicom(tmp_path / "clean.dcm", pixels, ExplicitVRLittleEndian, **empty)
     where = found(check_root(tmp_path), "identifying tags").where
     assert sorted(where) == sorted(
         f"{path.name}: {path.stem}" for path in tmp_path.glob("*.dcm") if path.stem != "clean"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medvlp_kit.datasets import image_reading, miniature, slides, volumes
+from medvlp_kit.datasets import image_reading, miniature, miniature_files, slides, volumes
 from medvlp_kit.datasets.dicom import KEPT_TAGS, apply_window, read_dicom, read_tags
 from medvlp_kit.datasets.image_reading import (
     fit,
@@ -252,7 +252,7 @@ def dicom(tmp_path_factory):
 def write(path: Path, values: np.ndarray, **attributes) -> Path:
     from pydicom.uid import ExplicitVRLittleEndian
 
-    miniature._write_dicom(path, values, attributes.pop("syntax", ExplicitVRLittleEndian), **attributes)
+    miniature_files.write_dicom(path, values, attributes.pop("syntax", ExplicitVRLittleEndian), **attributes)
     return path
 
 

@@ -6,11 +6,9 @@ identify a person, never their values.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ import numpy as np
 
 from ..errors import KitError
 from . import find_manifest, known, load
+from .fault import ERROR, NOTE, WARNING, CheckReport, Fault
 from .files import FileCollection, ImageFolder
 from .image_reading import kind_of
 from .look import Seen, look, near_pairs
@@ -28,68 +27,10 @@ from .wording import counted
 if TYPE_CHECKING:
     import pandas
 
-ERROR, WARNING, NOTE = "error", "warning", "note"
 BLANK = 0.02  # range of values below which a picture shows nothing
 DARK = 0.1  # a deep picture that never gets brighter was probably kept in fewer bits
 TINY = 32  # pixels
 READERS = 4  # threads; decoders release the interpreter's lock
-SHOWN = 8  # entries a fault lists in the text
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing found, with everything it was found in."""
-
-    kind: str
-    severity: str  # error | warning | note
-    message: str
-    where: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """Faults and tables. `ok` is False when there is a fault of severity error."""
-
-    name: str
-    root: str
-    studies: int
-    files: int
-    faults: tuple[Fault, ...]
-    tables: dict[str, pandas.DataFrame] = field(repr=False)
-    notice: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return all(fault.severity != ERROR for fault in self.faults)
-
-    def text(self) -> str:
-        """The report to read in a terminal; long lists are cut, `to_frame` has all."""
-        lines = [f"{self.name}: {counted(self.studies, 'study')}, {counted(self.files, 'file')} in {self.root}"]
-        lines += [self.notice] if self.notice else []
-        for title, table in self.tables.items():
-            if len(table):
-                lines += ["", title, table.to_string(index=False)]
-        lines += ["", "Faults" if self.faults else "No faults found."]
-        for fault in self.faults:
-            lines.append(f"{fault.severity:<8}{fault.kind}: {fault.message}")
-            lines += [f"        {place}" for place in fault.where[:SHOWN]]
-            if len(fault.where) > SHOWN:
-                lines.append(f"        ... and {len(fault.where) - SHOWN} more")
-        worst = "usable" if self.ok else "mend the errors before training"
-        return "\n".join([*lines, "", f"Result: {worst}."])
-
-    def to_frame(self) -> pandas.DataFrame:
-        """One row a fault and place."""
-        import pandas
-
-        rows = [(f.severity, f.kind, f.message, place) for f in self.faults for place in f.where or ("",)]
-        return pandas.DataFrame(rows, columns=("severity", "kind", "message", "where"))
-
-    def to_json(self) -> str:
-        faults = [{**vars(fault), "where": list(fault.where)} for fault in self.faults]
-        tables = {title: table.to_dict("records") for title, table in self.tables.items()}
-        head = {"name": self.name, "root": self.root, "studies": self.studies, "files": self.files, "ok": self.ok}
-        return json.dumps({**head, "notice": self.notice, "faults": faults, "tables": tables}, indent=1, default=str)
 
 
 def check_root(
