@@ -25,7 +25,7 @@ test: $(INSTALLED)  ## run every test (at most 20 minutes on two cores)
 		$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --durations 15
 
 bench: $(INSTALLED)  ## measure speed against the textbook forms
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -p no:xdist -s --timeout 1200
+	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-only -p no:xdist -s --timeout 1200
 
 notebooks: $(INSTALLED)  ## run lessons whose outputs are stale, at the laptop budget, and keep the outputs
 	$(BIN)/medvlp run --in-place --stale --budget laptop $(LESSONS)

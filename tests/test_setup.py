@@ -112,6 +112,18 @@ def test_each_target_installs_first(repository, tmp_path, target):
     assert plan.count("-c constraints.txt -e '.[test,dicom,explore,faiss]'") == 2  # uv, and pip in its place
 
 
+def test_make_bench_finds_every_benchmark(repository):
+    """pytest passes by files that are not named test_*.py unless they are named one by one."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    plan = subprocess.run(["make", "--dry-run", "bench"], cwd=repository, capture_output=True, text=True, check=True)
+    [arguments] = re.findall(r"-m pytest (.*)", plan.stdout)
+    command = f"{sys.executable} -m pytest {arguments} --collect-only --quiet"
+    found = subprocess.run(command, shell=True, cwd=repository, capture_output=True, text=True).stdout
+    files = {path.name for path in (repository / "tests" / "benchmarks").glob("*.py")}
+    assert files and set(re.findall(r"(\w+\.py)::test_", found)) == files
+
+
 def test_an_old_python_is_refused_in_one_line(repository, tmp_path):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
