@@ -90,6 +90,19 @@ def test_sound_sets_are_ok(folder, name):
     assert report.tables["Studies"]["pictures"].sum() >= report.studies
 
 
+@pytest.mark.parametrize("name", sorted(datasets.ADAPTORS))
+def test_every_layout_is_known_by_its_files(folder, name):
+    root = miniature.build(name, folder)
+    assert guess_layout(root) == name
+    assert check_root(root).name == datasets.load(name, root).name
+
+
+def test_half_a_layout_is_not_that_layout(tmp_path):
+    root = miniature.build("dsb2018-nuclei", tmp_path)
+    (root / "stage1_train").rename(root / "pictures")
+    assert guess_layout(root) == "folder"
+
+
 def test_mended_notes_are_told(folder):
     report = check_root(miniature.build("covid-chestxray", folder))
     assert len(found(report, "encoding").where) == 2

@@ -53,19 +53,24 @@ def load(name: str, root: str | Path | None = None, *, split: str | None = None,
         raise unknown("split", split, SPLITS)
     if name == PHANTOMS:
         return _phantoms(root, split, options)
-    module, class_name = ADAPTORS[name]
-    adaptor = getattr(import_module(f"{__name__}.{module}"), class_name)
-    _check_options(adaptor, name, options)
+    made = adaptor(name)
+    _check_options(made, name, options)
     if name == "manifest":
-        collection = adaptor(find_manifest(root), options.pop("image_root", None), **options)
+        collection = made(find_manifest(root), options.pop("image_root", None), **options)
     else:
-        collection = adaptor(root, **options)
+        collection = made(root, **options)
     if split is None:
         return collection
     part = collection.split(split)
     if not len(part):
         raise KitError(f"{name} has no study in split {split!r}; choose another split or other fractions")
     return part
+
+
+def adaptor(name: str) -> type:
+    """The class that reads the layout of this name."""
+    module, class_name = ADAPTORS[name]
+    return getattr(import_module(f"{__name__}.{module}"), class_name)
 
 
 def _phantoms(root: str | Path | None, split: str | None, options: dict) -> Collection:

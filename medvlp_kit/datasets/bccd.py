@@ -31,6 +31,8 @@ class Bccd(FileCollection):
     pictures of one person may lie in several splits either way; `notice` says so.
     """
 
+    layout = (PICTURES, ANNOTATIONS)
+
     def __init__(
         self,
         root: str | Path,
@@ -42,7 +44,7 @@ class Bccd(FileCollection):
     ):
         if splitting not in SPLITTINGS:
             raise unknown("splitting", splitting, SPLITTINGS)
-        root = require_root(root, "bccd", PICTURES, ANNOTATIONS, *([LISTS] if splitting == "official" else []))
+        root = require_root(root, "bccd", *self.layout, *([LISTS] if splitting == "official" else []))
         dropped: Counter[str] = Counter()
         records, problems = [], []
         for path in sorted((root / ANNOTATIONS).glob("*.xml")):

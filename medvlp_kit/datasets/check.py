@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import KitError
-from . import find_manifest, known, load
+from . import ADAPTORS, adaptor, find_manifest, known, load
 from .fault import ERROR, NOTE, WARNING, CheckReport, Fault
 from .files import FileCollection, ImageFolder
 from .image_reading import kind_of
@@ -54,14 +54,11 @@ def check_root(
 
 def guess_layout(root: str | Path) -> str:
     """The name of the data set that a folder looks like; "folder" when it is none of them."""
-    from .covid_chestxray import TABLE
-    from .vqa_rad import QUESTIONS
-
     root = require_root(root, "data")
-    if (root / QUESTIONS).is_file():
-        return "vqa-rad"
-    if (root / TABLE).is_file() and (root / "images").is_dir():
-        return "covid-chestxray"
+    for name in ADAPTORS:
+        layout = adaptor(name).layout
+        if layout and all((root / item).exists() for item in layout):
+            return name
     try:
         find_manifest(root)
     except KitError:

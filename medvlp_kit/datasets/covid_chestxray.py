@@ -39,6 +39,8 @@ class CovidChestXray(FileCollection):
     which no picture shows.
     """
 
+    layout = (TABLE, "images")
+
     def __init__(
         self,
         root: str | Path,
@@ -53,7 +55,7 @@ class CovidChestXray(FileCollection):
             raise unknown("texts", texts, TEXTS)
         if modality is not None and modality not in MODALITIES:
             raise unknown("modality", modality, MODALITIES)
-        root = require_root(root, "covid-chestxray", TABLE, "images")
+        root = require_root(root, "covid-chestxray", *self.layout)
         rows, problems = read_table(root)
         total, dropped, kept = len(rows), Counter(), []
         used: set[Path] = set()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import KitError, unknown
 from ..study import ABSENT, PRESENT, SPLITS, UNCERTAIN, Collection, Finding, Question, Region, Report, Study, View
@@ -76,7 +76,10 @@ class FileCollection(Collection):
 
     notice:   what a reader of results must know: what was left out and why, what leaks
     problems: faults met while reading the layout, one line each (strict adaptors raise instead)
+    layout:   files and folders that a root of this set holds, by which it is known; none for a set without a layout
     """
+
+    layout: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -30,6 +30,8 @@ class Lc25000(FileCollection):
     copies. The classes also differ in stain.
     """
 
+    layout = tuple(f"{FOLDER}/{name}" for name in CLASSES)
+
     def __init__(
         self,
         root: str | Path,
@@ -38,7 +40,7 @@ class Lc25000(FileCollection):
         seed: int = 0,
         channels: int = 3,
     ):
-        root = require_root(root, "lc25000", *(f"{FOLDER}/{name}" for name in CLASSES))
+        root = require_root(root, "lc25000", *self.layout)
         records = [
             _record(path, name) for name in CLASSES for path in sorted((root / FOLDER / name).glob("*.jp*g"))
         ]

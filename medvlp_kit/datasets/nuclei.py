@@ -25,6 +25,8 @@ class Nuclei(FileCollection):
     nuclei, so the set serves grounding, segmentation and counting, not the classification of pictures.
     """
 
+    layout = (FOLDER,)
+
     def __init__(
         self,
         root: str | Path,
@@ -33,7 +35,7 @@ class Nuclei(FileCollection):
         seed: int = 0,
         channels: int = 3,
     ):
-        root = require_root(root, "dsb2018-nuclei", FOLDER)
+        root = require_root(root, "dsb2018-nuclei", *self.layout)
         dropped: Counter[str] = Counter()
         records, problems = [], []
         for folder in sorted(path for path in (root / FOLDER).iterdir() if path.is_dir()):

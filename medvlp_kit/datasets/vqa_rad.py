@@ -32,6 +32,8 @@ class VqaRad(FileCollection):
     In "official" a picture with questions of both kinds gives two studies.
     """
 
+    layout = (QUESTIONS, PICTURES)
+
     def __init__(
         self,
         root: str | Path,
@@ -43,7 +45,7 @@ class VqaRad(FileCollection):
     ):
         if splitting not in SPLITTINGS:
             raise unknown("splitting", splitting, SPLITTINGS)
-        root = require_root(root, "vqa-rad", QUESTIONS, PICTURES)
+        root = require_root(root, "vqa-rad", *self.layout)
         rows = read_questions(root / QUESTIONS)
         dropped: Counter[str] = Counter()
         problems = []
