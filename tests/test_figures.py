@@ -177,6 +177,18 @@ def test_interval_plot_shows_interval_control_and_chance():
         figures.interval_plot(results.drop(columns="low"))
 
 
+def test_the_legend_of_an_interval_plot_is_never_wider_than_the_picture():
+    results = pd.DataFrame({"name": ["a"], "estimate": [0.9], "low": [0.8], "high": [0.95], "control": [0.5]})
+    columns = []
+    for words in ("coin", "always the centre of the picture", "a name that fills the whole width of the picture by itself"):
+        fig = figures.interval_plot(results, chance=0.5, chance_name=words, control_name=words)
+        [legend] = fig.legends
+        columns.append(legend._ncols)
+        assert legend.get_texts()[1].get_text() == f"{words} (0.5)"
+        assert legend.get_window_extent().width <= fig.bbox.width
+    assert columns == [3, 2, 1]
+
+
 def test_scatter_gives_each_kind_its_colour_and_marker():
     fig = figures.scatter(torch.zeros(4, 2), labels=["a", "b", "a", "c"])
     looks = [(tuple(one.get_facecolor()[0]), len(one.get_paths()[0])) for one in fig.axes[0].collections]

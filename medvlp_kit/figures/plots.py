@@ -159,6 +159,7 @@ def interval_plot(
     results: pandas.DataFrame,
     *,
     chance: float | None = None,
+    chance_name: str = "chance",
     x_label: str = "",
     title: str = "",
     control_name: str = "control",
@@ -167,7 +168,7 @@ def interval_plot(
     """Estimates with their intervals, one a line, beside their controls.
 
     results: columns `name`, `estimate`, `low`, `high`, and optionally `control` (drawn as an open diamond)
-    chance:  a dashed line
+    chance:  a dashed line, called `chance_name`: say "no difference" where the estimates are differences
     """
     for column in ("name", "estimate", "low", "high"):
         if column not in results.columns:
@@ -182,13 +183,22 @@ def interval_plot(
         control = results["control"].to_numpy(float)
         ax.plot(control, places, "D", markerfacecolor="white", color=VERMILION, label=control_name)
     if chance is not None:
-        ax.axvline(chance, color=GREY, linestyle="--", linewidth=1.4, label=f"chance ({chance:g})")
+        ax.axvline(chance, color=GREY, linestyle="--", linewidth=1.4, label=f"{chance_name} ({chance:g})")
     ax.set_yticks(places, list(results["name"]))
     ax.set(xlabel=x_label, title=title, ylim=(-0.6, len(results) - 0.4))
     if limits is not None:
         ax.set_xlim(*limits)
-    fig.legend(loc="outside lower center", ncols=3)
+    _legend_below(fig)
     return fig
+
+
+def _legend_below(fig: Figure, most: int = 3) -> None:
+    """A legend under the axes in as many columns as the figure is wide enough for: layouts do not shrink legends."""
+    for columns in range(most, 0, -1):
+        legend = fig.legend(loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= fig.bbox.width:
+            return
+        legend.remove()
 
 
 @styled
