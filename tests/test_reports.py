@@ -263,7 +263,7 @@ def test_texts_are_clean(language, style):
         assert report.text.startswith("FINDINGS: " if language == "en" else "HALLAZGOS: ")
         assert report.findings in report.text and report.impression in report.text and report.impression
         if language == "en":
-            assert not re.search(r"\ba [aeio]|\ban [^aeiouA]|\ba AP|lung lung", report.text), report.text
+            assert not re.search(r"\b[Aa] (?:[aeio]|u(?!ni))|\b[Aa]n [^aeiouA]|\ba AP|lung lung", report.text), report.text
         else:
             assert not re.search(r"\b(?:de|a) el\b|\bUn [^.]* fractura\b(?<!Un fractura)", report.text), report.text
 
