@@ -202,7 +202,7 @@ def test_table_has_caption_heads_and_sensible_numbers():
     frame = pd.DataFrame({"AUROC": [0.91234, float("nan")], "n": [1200, 3], "p<": [1e-6, 0.25]}, index=["Edema", "b"])
     shown_table = figures.table(frame, caption="Zero-shot")
     markup = str(shown_table)
-    assert "<caption>Zero-shot</caption>" in markup and markup.count('scope="col"') == 4
+    assert ">Zero-shot</caption>" in markup and markup.count('scope="col"') == 4
     assert markup.count('scope="row"') == 2 and "p&lt;" in markup
     for text in (">0.912<", ">–<", ">1200<", ">1e-06<", ">0.250<"):
         assert text in markup

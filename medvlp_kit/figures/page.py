@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WIDEST = 1100  # pixels
 SHORTEST_ALT = 20  # characters
+CAPTION_WIDTH = 44  # characters
 LEFT = 'style="text-align:left"'
 
 
@@ -116,7 +117,8 @@ def table(frame: pandas.DataFrame, *, caption: str, digits: int = 3, index: bool
     rows += [[_cell(value, digits) for value in row] for row in frame.itertuples(index=False, name=None)]
     heads = "".join(f'<th scope="col" {LEFT}>{html.escape(cell)}</th>' for cell in rows[0])
     body = "".join(_row(cells) for cells in rows[1:])
-    title = f"<caption>{html.escape(caption)}</caption>"
+    width = min(len(caption), CAPTION_WIDTH)  # a caption is otherwise as narrow as its table
+    title = f'<caption style="min-width:{width}ch">{html.escape(caption)}</caption>'
     markup = f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
     return _display(Picture(markup, f"{caption}\n{_aligned(rows)}"))
 
