@@ -1,14 +1,20 @@
-"""Score every kind of map of the base checkpoint, with controls and sanity checks: python assets/results/maps.py
+"""Score every kind of map, with controls and sanity checks, after three trainings: python assets/results/maps.py [SEED ...]
 
-Lesson 19 computes the same on fewer cases and reads the rest from maps.csv beside this file. Phantoms of the test
-split, three seeds of every control. A part that has its rows is passed over, so the work can be stopped and continued.
+Lesson 19 computes the same on fewer cases and reads the rest from maps.csv beside this file. Training 0 is the base
+checkpoint, with three draws of every control. Trainings 1 and 2 are the same recipe and steps from other weights on other
+phantoms (kept under runs/trainings), with one draw of every control and without the tests of weights. All are asked about
+the same phantoms of the test split. A part that has its rows is passed over, so the work can be stopped, continued, and
+shared out over processes by seed.
 
-columns: part (scores, differences, seeds, weights, inputs), map, condition (a control, or what was destroyed), score,
-value with its 95 % interval (low, high; for seeds the seed is in `low`), cases
+columns: training, part (scores, differences, seeds, prior, weights, inputs), map, condition (a control, or what was
+destroyed), score, value with its 95 % interval (low, high; for seeds the seed is in `low`), cases
 """
 
+import sys
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -21,15 +27,23 @@ from medvlp_kit.attribution import (
     compare_maps,
     input_randomisation,
     query_attention,
+    score_cases,
+    seeded_mean,
     weight_randomisation,
 )
 from medvlp_kit.checkpoint import write_text
 from medvlp_kit.downstream.encode import evaluating
+from medvlp_kit.downstream.grounding import Cases, box_mask
 from medvlp_kit.phantoms import Phantoms
-from medvlp_kit.run_folder import load_base
+from medvlp_kit.pretrain import pretrain
+from medvlp_kit.run_folder import Run, load_base
 
 TABLE = Path(__file__).resolve().with_suffix(".csv")
-STUDIES, FEWER, SEEDS = 120, 30, (0, 1, 2)  # studies for the scores, for the sanity checks; seeds of the controls
+RUNS = TABLE.parents[2] / "runs" / "trainings"
+COLUMNS = ["training", "part", "map", "condition", "score", "value", "low", "high", "cases"]
+STUDIES, FEWER, SEEDS = 120, 30, (0, 1, 2)  # studies for the scores, for the sanity checks; seeds of trainings and controls
+HABIT = 400  # training studies from which the phrase prior knows where findings usually lie
+MOVING = ("Lung Lesion", "Consolidation", "Atelectasis", "Fracture")  # lie in any zone
 STAGES = {  # from the output to the input; the head of a map by attention is the decoder
     "head": ["image_projection"],
     "block 3": ["image_encoder.body.layer3.0"],
@@ -82,8 +96,8 @@ def destroyed(model) -> dict[str, list[str]]:
     }
 
 
-def scores(gallery, name, kind) -> list[tuple]:
-    found = compare_maps(gallery, {name: kind}, seeds=SEEDS)
+def scores(gallery, name, kind, seeds) -> list[tuple]:
+    found = compare_maps(gallery, {name: kind}, seeds=seeds)
     rows = []
     for part, frame in (("scores", found.table), ("differences", found.differences)):
         for (_, condition), row in frame.iterrows():
@@ -93,37 +107,84 @@ def scores(gallery, name, kind) -> list[tuple]:
     return rows
 
 
-def checks(gallery, name, kind) -> list[tuple]:
+def prior(gallery, name, kind, seeds) -> list[tuple]:
+    """Pointing game minus that of the average training box of the same finding and side, which sees no picture."""
+    cases, boxes = gallery.cases, gallery.cases.boxes
+    learned = Cases(Phantoms(HABIT, seed=0, split="train"), size=gallery.size)
+    habit = defaultdict(list)
+    for label, side, box in zip(learned.labels, learned.sides, learned.boxes, strict=True):
+        habit[label, side].append(box_mask(box, height=gallery.size, width=gallery.size).float())
+    flat = torch.zeros(gallery.size, gallery.size)
+    usual = torch.stack([torch.stack(habit[q]).mean(0) if q in habit else flat for q in gallery.questions])
+    without = score_cases(usual, boxes)[:, :1]  # (K, 1): the pointing game is the first of SCORES
+    apart = score_cases(gallery.maps(kind), boxes)[:, :1] - without
+    moving = np.isin(cases.labels, MOVING)[:, None]
     rows = []
-    for part, frame in (
-        ("inputs", input_randomisation(gallery, kind, seeds=SEEDS)),
-        ("weights", weight_randomisation(gallery, kind, stages=destroyed(gallery.model), seeds=SEEDS)),
-    ):
-        for stage, row in frame.iterrows():
-            rows.append((part, name, stage, "rank correlation", row.iloc[0], row.iloc[1], row.iloc[2], row["compared"]))
-            rows.append((part, name, stage, "of |map|", row.iloc[3], row.iloc[4], row.iloc[5], row["compared"]))
+    for condition, values in (("phrase prior", apart), ("phrase prior, moving", np.where(moving, apart, np.nan))):
+        found = seeded_mean(values, clusters=cases.studies, resamples=gallery.budget.resamples, seed=gallery.seed)
+        count = int((~np.isnan(values)).sum())
+        rows.append(("prior", name, condition, "pointing game", float(found.value), float(found.low), float(found.high), count))
     return rows
 
 
-def main() -> None:
+def inputs(gallery, name, kind, seeds) -> list[tuple]:
+    return _correlations("inputs", name, input_randomisation(gallery, kind, seeds=seeds))
+
+
+def weights(gallery, name, kind, seeds) -> list[tuple]:
+    stages = destroyed(gallery.model)
+    return _correlations("weights", name, weight_randomisation(gallery, kind, stages=stages, seeds=seeds))
+
+
+def _correlations(part: str, name: str, frame: pd.DataFrame) -> list[tuple]:
+    rows = []
+    for stage, row in frame.iterrows():
+        rows.append((part, name, stage, "rank correlation", row.iloc[0], row.iloc[1], row.iloc[2], row["compared"]))
+        rows.append((part, name, stage, "of |map|", row.iloc[3], row.iloc[4], row.iloc[5], row["compared"]))
+    return rows
+
+
+def trained(seed: int) -> Run:
+    """The base checkpoint, or for another seed than 0 its recipe, sizes and steps from other weights on other phantoms."""
+    base = load_base()
+    if not seed:
+        return base
+    name, train = base.recipe.name, Phantoms(base.budget.train_studies, seed=seed, split="train")
+    described = {"name": "phantoms", "size": len(train), "seed": seed}
+    return pretrain(name, train, budget=base.budget, out=RUNS / f"{name}-{seed}", seed=seed, resume=True, data=described)
+
+
+def table() -> pd.DataFrame:
+    return pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=COLUMNS)
+
+
+def score_training(training: int) -> None:
     torch.manual_seed(0)
-    run = load_base()
+    run = trained(training)
     run.model.queries = run.objective.parts["queries"]
-    test = Phantoms(run.budget.test_studies, seed=run.seed, split="test")
+    test = Phantoms(run.budget.test_studies, seed=0, split="test")
     large, small = (Gallery(run.model, run.tokenizer, test, budget=run.budget, studies=n) for n in (STUDIES, FEWER))
-    print(large.name, small.name, sep="\n", flush=True)
+    print(f"training {training}", large.name, small.name, sep="\n", flush=True)
     kinds = {"similarity": KINDS["similarity"], "attention": attention, **KINDS, "occlusion": SharedOcclusion(small.size)}
     own = small.images[small.which[:2]], small.asked().rows(torch.arange(2))
     torch.testing.assert_close(kinds["occlusion"](run.model, *own), KINDS["occlusion"](run.model, *own), atol=1e-5, rtol=1e-3)
-    columns = ["part", "map", "condition", "score", "value", "low", "high", "cases"]
+    parts = [("scores", scores, large), ("prior", prior, large), ("inputs", inputs, small)]
+    parts += [] if training else [("weights", weights, small)]
     for name, kind in kinds.items():
-        for part, work, gallery in (("scores", scores, large), ("weights", checks, small)):
-            done = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=columns)
-            if ((done["part"] == part) & (done["map"] == name)).any():
+        for part, work, gallery in parts:
+            done = table()
+            if ((done["training"] == training) & (done["part"] == part) & (done["map"] == name)).any():
                 continue
-            new = pd.DataFrame(work(gallery, name, kind), columns=columns)
+            found = work(gallery, name, kind, SEEDS[:1] if training else SEEDS)
+            new = pd.DataFrame([(training, *row) for row in found], columns=COLUMNS)
+            done = table()  # read again: another process may have added its own
             write_text(TABLE, pd.concat([done, new] if len(done) else [new]).to_csv(index=False, float_format="%.4f"))
             print(name, part, new[new["part"] == part].iloc[:4].to_string(header=False), sep="\n", flush=True)
+
+
+def main() -> None:
+    for seed in map(int, sys.argv[1:] or SEEDS):
+        score_training(seed)
 
 
 if __name__ == "__main__":
