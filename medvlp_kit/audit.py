@@ -160,13 +160,17 @@ def loader_workers(document: NotebookNode) -> Iterator[Fault]:
     yield from _over_source(document, code_rules.worker_use)
 
 
+def half_precision(document: NotebookNode) -> Iterator[Fault]:
+    yield from _over_source(document, code_rules.half_precision_use)
+
+
 def banned_in_source(document: NotebookNode) -> Iterator[Fault]:
     yield from _over_source(document, code_rules.banned_use)
 
 
 RULES: tuple[Callable[[NotebookNode], Iterable[Fault]], ...] = (
     error_outputs, widget_errors, alternative_text, absolute_paths, content_networks, output_size,
-    network_in_source, hard_coded_cuda, loader_workers, banned_in_source,
+    network_in_source, hard_coded_cuda, loader_workers, half_precision, banned_in_source,
 )  # fmt: skip
 
 

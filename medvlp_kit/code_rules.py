@@ -72,6 +72,14 @@ def worker_use(tree: ast.AST) -> Iterator[tuple[str, str]]:
                 yield "loader workers", f"num_workers={ast.unparse(value)}: worker processes hang in notebooks; use 0"
 
 
+def half_precision_use(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Most processors only imitate bf16, at a third of the speed: autocast to it must ask first."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node) == "autocast" and "bfloat16" in ast.unparse(node):
+            if not {"enabled", None} & {word.arg for word in node.keywords}:  # None: **options
+                yield "half precision unasked", f"{ast.unparse(node)}: add enabled=has_bf16() from medvlp_kit.pretrain"
+
+
 def banned_use(tree: ast.AST) -> Iterator[tuple[str, str]]:
     rule = "banned call"
     for node in ast.walk(tree):

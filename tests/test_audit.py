@@ -78,6 +78,10 @@ FAULTY = {
         source("num_workers = 4"),
         source("loader = DataLoader(data, num_workers=count)"),
     ],
+    "half precision unasked": [
+        source("with torch.autocast('cpu', torch.bfloat16):\n    pass"),
+        source("autocast(device, dtype=torch.bfloat16)"),
+    ],
     "banned call": [
         source("from ipywidgets import interact\ninteract(f, x=1)"),
         source("@interact\ndef f(x=1):\n    pass"),
@@ -119,6 +123,8 @@ def test_each_fault_breaks_its_rule_and_no_other(rule, build):
         "folder = '../shared/data'\nother = 'runs/tmp/x'\nurl = 'https://example.org/home/page'",
         "def interaction():\n    return slider.observe(update)",
         "%matplotlib inline",
+        "with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):\n    pass",
+        "with torch.autocast(**precision), torch.autocast('cpu', enabled=False):\n    pass",
         "import subprocess\nsubprocess.run([sys.executable, '-m', 'medvlp_kit.pretrain'])",
         "text = 'AP/PA view: heart/lungs'",
     ],

@@ -23,7 +23,7 @@ def test_ruff_is_content():
     assert ended.returncode == 0, ended.stdout
 
 
-RULES = (code_rules.banned_use, code_rules.network_use, code_rules.cuda_use)
+RULES = (code_rules.banned_use, code_rules.network_use, code_rules.cuda_use, code_rules.half_precision_use)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
