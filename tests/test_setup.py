@@ -119,9 +119,11 @@ def test_make_bench_finds_every_benchmark(repository):
     plan = subprocess.run(["make", "--dry-run", "bench"], cwd=repository, capture_output=True, text=True, check=True)
     [arguments] = re.findall(r"-m pytest (.*)", plan.stdout)
     command = f"{sys.executable} -m pytest {arguments} --collect-only --quiet"
-    found = subprocess.run(command, shell=True, cwd=repository, capture_output=True, text=True).stdout
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # not as a worker of xdist
+    ended = subprocess.run(command, shell=True, cwd=repository, env=alone, capture_output=True, text=True)
+    found = ended.stdout
     files = {path.name for path in (repository / "tests" / "benchmarks").glob("*.py")}
-    assert files and set(re.findall(r"(\w+\.py)::test_", found)) == files
+    assert files and set(re.findall(r"(\w+\.py)::test_", found)) == files, found + ended.stderr
 
 
 def test_an_old_python_is_refused_in_one_line(repository, tmp_path):
