@@ -73,7 +73,7 @@ def worker_use(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def half_precision_use(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Most processors only imitate bf16, at a third of the speed: autocast to it must ask first."""
+    """Most processors only imitate bf16, more slowly than they compute in float32: autocast to it must ask first."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) == "autocast" and "bfloat16" in ast.unparse(node):
             if not {"enabled", None} & {word.arg for word in node.keywords}:  # None: **options

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from planted import Oracle, Planted, Words
 from torchmetrics.classification import BinaryJaccardIndex
 
+from medvlp_kit.attribution import phrase_prior
 from medvlp_kit.budget import budget
 from medvlp_kit.downstream.encode import Examination
 from medvlp_kit.downstream.grounding import (
@@ -251,6 +252,17 @@ def test_the_centre_prior_is_highest_in_the_centre_and_symmetric():
     assert prior.shape == (8, 12)
     assert divmod(int(prior.argmax()), 12) in {(3, 5), (3, 6), (4, 5), (4, 6)}
     torch.testing.assert_close(prior, prior.flip(0).flip(1))
+
+
+def test_the_phrase_prior_is_the_mean_box_of_the_same_finding_and_side():
+    size = 32
+    learned = Cases(Planted(40), size=size)
+    name, side = learned.labels[0], learned.sides[0]
+    maps = phrase_prior(learned, [(name, side), ("Nothing of the kind", None)], size=size)
+    alike = [k for k in range(len(learned)) if (learned.labels[k], learned.sides[k]) == (name, side)]
+    expected = sum(box_mask(learned.boxes[k], height=size, width=size).double() for k in alike) / len(alike)
+    torch.testing.assert_close(maps[0].double(), expected, atol=1e-6, rtol=0)
+    assert maps.shape == (2, size, size) and not maps[1].any()
 
 
 def test_contributions_add_up_to_the_zero_shot_score(exam):

@@ -11,7 +11,6 @@ destroyed), score, value with its 95 % interval (low, high; for seeds the seed i
 """
 
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from medvlp_kit.attribution import (
     baseline_images,
     compare_maps,
     input_randomisation,
+    phrase_prior,
     query_attention,
     score_cases,
     seeded_mean,
@@ -33,7 +33,7 @@ from medvlp_kit.attribution import (
 )
 from medvlp_kit.checkpoint import write_text
 from medvlp_kit.downstream.encode import evaluating
-from medvlp_kit.downstream.grounding import Cases, box_mask
+from medvlp_kit.downstream.grounding import Cases
 from medvlp_kit.phantoms import Phantoms
 from medvlp_kit.pretrain import pretrain
 from medvlp_kit.run_folder import Run, load_base
@@ -43,6 +43,7 @@ RUNS = TABLE.parents[2] / "runs" / "trainings"
 COLUMNS = ["training", "part", "map", "condition", "score", "value", "low", "high", "cases"]
 STUDIES, FEWER, SEEDS = 120, 30, (0, 1, 2)  # studies for the scores, for the sanity checks; seeds of trainings and controls
 HABIT = 400  # training studies from which the phrase prior knows where findings usually lie
+POINTING = list(SCORES).index("pointing game")
 MOVING = ("Lung Lesion", "Consolidation", "Atelectasis", "Fracture")  # lie in any zone
 STAGES = {  # from the output to the input; the head of a map by attention is the decoder
     "head": ["image_projection"],
@@ -104,20 +105,15 @@ def scores(gallery, name, kind, seeds) -> list[tuple]:
             rows += [(part, name, condition, s, row[s], row[f"{s} low"], row[f"{s} high"], row["cases"]) for s in SCORES]
     for (_, condition, seed), row in found.per_seed.iterrows():
         rows += [("seeds", name, condition, score, row[score], seed, None, None) for score in SCORES if seed != "-"]
-    return rows
+    return rows + behind_prior(gallery, name, found.values[name, "model"][:, :, POINTING])
 
 
-def prior(gallery, name, kind, seeds) -> list[tuple]:
-    """Pointing game minus that of the average training box of the same finding and side, which sees no picture."""
-    cases, boxes = gallery.cases, gallery.cases.boxes
+def behind_prior(gallery, name, pointing) -> list[tuple]:
+    """Pointing game of a map (K, 1) minus that of the phrase prior, which sees no picture."""
+    cases = gallery.cases
     learned = Cases(Phantoms(HABIT, seed=0, split="train"), size=gallery.size)
-    habit = defaultdict(list)
-    for label, side, box in zip(learned.labels, learned.sides, learned.boxes, strict=True):
-        habit[label, side].append(box_mask(box, height=gallery.size, width=gallery.size).float())
-    flat = torch.zeros(gallery.size, gallery.size)
-    usual = torch.stack([torch.stack(habit[q]).mean(0) if q in habit else flat for q in gallery.questions])
-    without = score_cases(usual, boxes)[:, :1]  # (K, 1): the pointing game is the first of SCORES
-    apart = score_cases(gallery.maps(kind), boxes)[:, :1] - without
+    usual = phrase_prior(learned, gallery.questions, size=gallery.size)
+    apart = pointing - score_cases(usual, cases.boxes)[:, [POINTING]]
     moving = np.isin(cases.labels, MOVING)[:, None]
     rows = []
     for condition, values in (("phrase prior", apart), ("phrase prior, moving", np.where(moving, apart, np.nan))):
@@ -168,7 +164,7 @@ def score_training(training: int) -> None:
     kinds = {"similarity": KINDS["similarity"], "attention": attention, **KINDS, "occlusion": SharedOcclusion(small.size)}
     own = small.images[small.which[:2]], small.asked().rows(torch.arange(2))
     torch.testing.assert_close(kinds["occlusion"](run.model, *own), KINDS["occlusion"](run.model, *own), atol=1e-5, rtol=1e-3)
-    parts = [("scores", scores, large), ("prior", prior, large), ("inputs", inputs, small)]
+    parts = [("scores", scores, large), ("inputs", inputs, small)]
     parts += [] if training else [("weights", weights, small)]
     for name, kind in kinds.items():
         for part, work, gallery in parts:

@@ -11,6 +11,7 @@ from .compare import CONTROLS, RULE, SCORES, Comparison, compare_maps, score_cas
 from .gallery import KINDS, Asked, Gallery, Kind
 from .image_side import baseline_images, grad_cam, integrated_gradients, occlusion, to_cells
 from .levels import similarity_maps, text_queries
+from .prior import phrase_prior
 from .sanity import cascade, find_stages, input_randomisation, rank_correlation, seeded_mean, weight_randomisation
 from .scoring import ImageScore, explaining, pair_similarity, score
 from .word_side import WordScore, find, word_embeddings, word_gradients, word_groups, word_occlusion, words
@@ -19,6 +20,7 @@ __all__ = [
     "CONTROLS", "KINDS", "RULE", "SCORES", "Asked", "Comparison", "Gallery", "ImageScore", "Kind", "WordScore",
     "baseline_images", "cascade", "compare_maps", "explaining", "find", "find_stages", "fusion_attention",
     "grad_cam", "image_attention", "input_randomisation", "integrated_gradients", "occlusion", "pair_similarity",
-    "query_attention", "rank_correlation", "score", "score_cases", "seeded_mean", "similarity_maps", "text_queries", "to_cells",
-    "weight_randomisation", "word_embeddings", "word_gradients", "word_groups", "word_occlusion", "words",
+    "phrase_prior", "query_attention", "rank_correlation", "score", "score_cases", "seeded_mean", "similarity_maps",
+    "text_queries", "to_cells", "weight_randomisation", "word_embeddings", "word_gradients", "word_groups",
+    "word_occlusion", "words",
 ]  # fmt: skip
